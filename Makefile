@@ -1,0 +1,86 @@
+# plyfs: build, demo, tests. Needs Go, git and make; `make deps` gets the rest
+# on a Debian machine. Run as root: the tests and the demo mount file systems.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# A fresh machine, a service or a chroot may have no HOME, and go wants one.
+ifeq ($(strip $(HOME)),)
+export HOME := $(shell getent passwd "$$(id -u)" | cut -d: -f6)
+endif
+# Stamped from git below; go's own stamping fails in a clone of another owner.
+override GOFLAGS := $(filter-out -buildvcs=%,$(GOFLAGS)) -buildvcs=false
+export GOFLAGS
+export PATH := $(PATH):/usr/local/go/bin:/usr/local/sbin:/usr/sbin:/sbin
+
+GO      ?= go
+VERSION ?= $(shell git -c safe.directory='*' describe --tags --always --dirty 2>/dev/null || echo 0.0.0-unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+
+# Packages whose code runs on many threads at once, tested with -race too.
+RACE    := ./fs/... ./keystore/...
+# Seconds for each fuzzer: in `make test`, and in `make fuzz`.
+FUZZ_SHORT ?= 3
+FUZZTIME   ?= 60
+BENCHTIME  ?= 1s
+# Arguments for the integration tests, as in: make integration ARGS='-run MariaDB -v'
+ARGS ?=
+
+.PHONY: help build deps demo test check unit race fuzz fuzz-short integration fresh bench clean
+
+help: ## list what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  \1\t/' | expand -t 16
+
+build: ## bin/plyfs, static, with its version
+	@mkdir -p bin
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/plyfs ./cmd/plyfs
+
+deps: ## install what tests and demo need and this machine lacks (apt)
+	@integration/deps.sh test
+
+demo: build ## the story in two minutes: two layers, MariaDB, tampering
+	@integration/deps.sh demo
+	@integration/demo.sh
+
+# In the order that fails soonest; `make -j` must not mix the steps.
+test: ## everything CI runs: checks, unit tests, race, short fuzz, integration
+	@start=$$(date +%s); step() { \
+	   printf '\n==> %s (%d s)\n' "$$1" $$(( $$(date +%s) - start )); shift; "$$@"; }; \
+	 step 'dependencies'       $(MAKE) --no-print-directory deps; \
+	 step 'vet and gofmt'      $(MAKE) --no-print-directory check; \
+	 step 'build'              $(MAKE) --no-print-directory build; \
+	 step 'unit tests'         $(MAKE) --no-print-directory unit; \
+	 step 'unit tests, -race'  $(MAKE) --no-print-directory race; \
+	 step 'fuzzers, $(FUZZ_SHORT) s each' $(MAKE) --no-print-directory fuzz-short; \
+	 step 'integration tests'  $(MAKE) --no-print-directory integration; \
+	 printf '\n==> all tests passed (%d s)\n' $$(( $$(date +%s) - start ))
+
+check: ## go vet, gofmt
+	$(GO) vet ./...
+	@bad=$$(gofmt -l $$($(GO) list -f '{{.Dir}}' ./...)); \
+	 if [ -n "$$bad" ]; then echo 'not formatted, run gofmt -w on:' "$$bad" >&2; exit 1; fi
+
+unit: ## unit tests of all packages but integration
+	CGO_ENABLED=0 $(GO) test -timeout 10m $$($(GO) list ./... | grep -v /integration$$)
+
+race: ## the packages with concurrency, under the race detector
+	CGO_ENABLED=1 $(GO) test -race -short -timeout 15m $(RACE)
+
+fuzz-short: ## each fuzzer for FUZZ_SHORT seconds
+	@integration/fuzz.sh $(FUZZ_SHORT)
+
+fuzz: ## each fuzzer for FUZZTIME seconds
+	@integration/fuzz.sh $(FUZZTIME)
+
+integration: build ## real mounts, MariaDB, fio, tampering, kill -9 (root)
+	PLYFS_BIN='$(CURDIR)/bin/plyfs' CGO_ENABLED=0 $(GO) test -count=1 -timeout 25m ./integration $(ARGS)
+
+fresh: ## make demo and make test in a new Debian 12 chroot with only Go, git, make
+	@integration/fresh.sh
+
+bench: ## benchmarks: GB/s of the crypto, operations of the engine
+	CGO_ENABLED=0 $(GO) test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) $$($(GO) list ./... | grep -v /integration$$)
+
+clean: ## remove what was built here
+	rm -rf bin

@@ -1,0 +1,247 @@
+package mountopt
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Options is what the -o list of one mount says. The zero value is what an
+// empty list says: read-write, nosuid, nodev, everything else not stated.
+type Options struct {
+	ReadOnly bool
+	Suid     bool // honour set-user-ID bits and file capabilities
+	Dev      bool // honour device nodes
+	NoExec   bool
+	Sync     bool
+	DirSync  bool
+
+	NoAtime     bool
+	StrictAtime bool
+	NoDirAtime  bool
+	LazyTime    bool
+
+	AllowOther         Toggle
+	DefaultPermissions Toggle
+
+	Keystore            string // directory of both stores
+	DataKeystore        string // file, instead of Keystore/data.store
+	InfraKeystore       string // file, instead of Keystore/infra.store
+	DataPassphraseFile  string // path, or fd:N
+	InfraPassphraseFile string // path, or fd:N
+
+	Cluster string // asserted; empty: not stated
+	Group   string // asserted; empty: not stated
+	Layers  int    // asserted: 1 or 2; 0: not stated, which means 2
+
+	Log   string // file
+	Debug bool
+
+	FSName  string // must equal the ciphertext directory
+	Subtype string // must be plyfs
+}
+
+// Toggle is an option whose absence is not the same as its negation.
+type Toggle uint8
+
+const (
+	Default Toggle = iota
+	Off
+	On
+)
+
+// Or returns what t says, or def where it says nothing.
+func (t Toggle) Or(def bool) bool {
+	if t == Default {
+		return def
+	}
+	return t == On
+}
+
+// Errors of a list. Each is wrapped with the option it is about.
+var (
+	// ErrUnknown reports that an option is not one of plyfs's.
+	ErrUnknown = errors.New("unknown mount option")
+	// ErrValue reports a missing, superfluous or unusable value.
+	ErrValue = errors.New("bad value of a mount option")
+	// ErrRemount reports that a live mount was asked to change its options.
+	ErrRemount = errors.New("a mounted volume cannot change its options")
+	// ErrSecret reports that an option would have carried a secret.
+	ErrSecret = errors.New("a secret cannot be given as a mount option")
+	// ErrArgs reports a malformed command line of a mount helper.
+	ErrArgs = errors.New("malformed command line")
+)
+
+// OptionError is an error about one option of a list.
+type OptionError struct {
+	Option  string // its name as given, never its value
+	Nearest string // the known name it resembles most, or empty
+	Reason  string // what is wrong with the value, or empty
+	Err     error  // ErrUnknown, ErrValue, ErrRemount or ErrSecret
+}
+
+func (e *OptionError) Error() string {
+	s := fmt.Sprintf("%v: %q", e.Err, e.Option)
+	if e.Reason != "" {
+		s += ": " + e.Reason
+	}
+	return s
+}
+
+func (e *OptionError) Unwrap() error { return e.Err }
+
+// Parse reads lists in order; a later option overrides an earlier one.
+func Parse(lists ...string) (Options, error) {
+	var o Options
+	for _, list := range lists {
+		if err := o.Add(list); err != nil {
+			return o, err
+		}
+	}
+	return o, nil
+}
+
+// Add reads one more list into o.
+func (o *Options) Add(list string) error {
+	return o.add(list, nil)
+}
+
+// add hands what it does not know to ignore, or fails where that is nil.
+func (o *Options) add(list string, ignore func(name string)) error {
+	items, err := split(list)
+	if err != nil {
+		return err
+	}
+	for _, item := range items {
+		err := o.set(item)
+		if errors.Is(err, ErrUnknown) && ignore != nil {
+			ignore(item.name)
+			continue
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// item is one element of a list: name, or name=value.
+type item struct {
+	name, value string
+	hasValue    bool
+}
+
+// split cuts a list at its commas. \, and \\ stand for themselves in a value,
+// and quotes around a whole value keep its commas. Empty elements are skipped,
+// as mount(8) skips them.
+func split(list string) ([]item, error) {
+	var items []item
+	var cur strings.Builder
+	var it item
+	quoted := false
+	flush := func() {
+		if it.hasValue {
+			it.value = cur.String()
+		} else {
+			it.name = cur.String()
+		}
+		if it.name != "" || it.hasValue {
+			items = append(items, it)
+		}
+		it = item{}
+		cur.Reset()
+	}
+	for i := 0; i < len(list); i++ {
+		c := list[i]
+		switch {
+		case c == 0 || c == '\n':
+			return nil, fmt.Errorf("%w: a newline or NUL in the list of mount options", ErrArgs)
+		case c == '\\' && i+1 < len(list) && (list[i+1] == ',' || list[i+1] == '\\' || list[i+1] == '"'):
+			i++
+			cur.WriteByte(list[i])
+		case c == '"' && it.hasValue && (quoted || cur.Len() == 0):
+			quoted = !quoted
+		case c == ',' && !quoted:
+			flush()
+		case c == '=' && !it.hasValue:
+			it.name, it.hasValue = cur.String(), true
+			cur.Reset()
+		default:
+			cur.WriteByte(c)
+		}
+	}
+	if quoted {
+		return nil, &OptionError{Option: it.name, Reason: "the closing quote is missing", Err: ErrValue}
+	}
+	flush()
+	return items, nil
+}
+
+// set applies one element.
+func (o *Options) set(it item) error {
+	if strings.HasPrefix(it.name, "x-") || strings.HasPrefix(it.name, "X-") {
+		return nil // for userspace: systemd, udisks, mount(8) itself
+	}
+	if isSecret(it.name) {
+		return &OptionError{Option: it.name, Err: ErrSecret}
+	}
+	if !it.hasValue {
+		if f, ok := words[it.name]; ok {
+			return f(o)
+		}
+		if _, ok := values[it.name]; ok {
+			return &OptionError{Option: it.name, Reason: "it needs a value, as in " + it.name + "=VALUE", Err: ErrValue}
+		}
+	}
+	if f, ok := values[it.name]; ok {
+		if it.value == "" {
+			return &OptionError{Option: it.name, Reason: "the value is empty", Err: ErrValue}
+		}
+		return f(o, it.value)
+	}
+	if _, ok := words[it.name]; ok {
+		return &OptionError{Option: it.name, Reason: "it takes no value", Err: ErrValue}
+	}
+	return &OptionError{Option: it.name, Nearest: Nearest(it.name, Names()), Err: ErrUnknown}
+}
+
+// isSecret catches what people bring along from other filesystems.
+func isSecret(name string) bool {
+	switch strings.ToLower(name) {
+	case "pass", "password", "passphrase", "passwd", "key", "secret",
+		"data-passphrase", "infra-passphrase", "data-password", "infra-password":
+		return true
+	}
+	return false
+}
+
+func setLayers(o *Options, v string) error {
+	n, err := strconv.Atoi(v)
+	if err != nil || n != 1 && n != 2 {
+		return &OptionError{Option: "layers", Reason: "it is 1 or 2", Err: ErrValue}
+	}
+	o.Layers = n
+	return nil
+}
+
+// Flags returns the MS_ flags of mount(2) for o.
+func (o *Options) Flags() uintptr {
+	var f uintptr
+	for _, b := range []struct {
+		on   bool
+		flag uintptr
+	}{
+		{o.ReadOnly, unix.MS_RDONLY}, {!o.Suid, unix.MS_NOSUID}, {!o.Dev, unix.MS_NODEV},
+		{o.NoExec, unix.MS_NOEXEC}, {o.Sync, unix.MS_SYNCHRONOUS}, {o.DirSync, unix.MS_DIRSYNC},
+		{o.NoAtime, unix.MS_NOATIME}, {o.StrictAtime, unix.MS_STRICTATIME},
+		{o.NoDirAtime, unix.MS_NODIRATIME}, {o.LazyTime, unix.MS_LAZYTIME},
+	} {
+		if b.on {
+			f |= b.flag
+		}
+	}
+	return f
+}

@@ -1,0 +1,143 @@
+package mountopt
+
+import (
+	"slices"
+)
+
+// words are the options without a value.
+var words = map[string]func(*Options) error{
+	"ro":      set(func(o *Options) { o.ReadOnly = true }),
+	"rw":      set(func(o *Options) { o.ReadOnly = false }),
+	"exec":    set(func(o *Options) { o.NoExec = false }),
+	"noexec":  set(func(o *Options) { o.NoExec = true }),
+	"suid":    set(func(o *Options) { o.Suid = true }),
+	"nosuid":  set(func(o *Options) { o.Suid = false }),
+	"dev":     set(func(o *Options) { o.Dev = true }),
+	"nodev":   set(func(o *Options) { o.Dev = false }),
+	"sync":    set(func(o *Options) { o.Sync = true }),
+	"async":   set(func(o *Options) { o.Sync = false }),
+	"dirsync": set(func(o *Options) { o.DirSync = true }),
+
+	"atime":         set(func(o *Options) { o.NoAtime = false }),
+	"noatime":       set(func(o *Options) { o.NoAtime, o.StrictAtime = true, false }),
+	"relatime":      set(func(o *Options) { o.NoAtime, o.StrictAtime = false, false }),
+	"norelatime":    nothing,
+	"strictatime":   set(func(o *Options) { o.NoAtime, o.StrictAtime = false, true }),
+	"nostrictatime": set(func(o *Options) { o.StrictAtime = false }),
+	"diratime":      set(func(o *Options) { o.NoDirAtime = false }),
+	"nodiratime":    set(func(o *Options) { o.NoDirAtime = true }),
+	"lazytime":      set(func(o *Options) { o.LazyTime = true }),
+	"nolazytime":    set(func(o *Options) { o.LazyTime = false }),
+
+	"allow_other":           set(func(o *Options) { o.AllowOther = On }),
+	"noallow_other":         set(func(o *Options) { o.AllowOther = Off }),
+	"default_permissions":   set(func(o *Options) { o.DefaultPermissions = On }),
+	"nodefault_permissions": set(func(o *Options) { o.DefaultPermissions = Off }),
+	"debug":                 set(func(o *Options) { o.Debug = true }),
+	"remount":               remount,
+	"defaults":              nothing,
+	"auto":                  nothing,
+	"noauto":                nothing,
+	"nofail":                nothing,
+	"_netdev":               nothing,
+	"silent":                nothing,
+	"loud":                  nothing,
+	"iversion":              nothing,
+	"noiversion":            nothing,
+	"nouser":                nothing,
+	"nogroup":               nothing,
+	"noowner":               nothing,
+	"user":                  byUser,
+	"users":                 byUser,
+	"owner":                 bySome,
+	"group":                 bySome, // mount(8)'s, without a value
+}
+
+// values are the options with one.
+var values = map[string]func(*Options, string) error{
+	"keystore":              text(func(o *Options) *string { return &o.Keystore }),
+	"data-keystore":         text(func(o *Options) *string { return &o.DataKeystore }),
+	"infra-keystore":        text(func(o *Options) *string { return &o.InfraKeystore }),
+	"data-passphrase-file":  text(func(o *Options) *string { return &o.DataPassphraseFile }),
+	"infra-passphrase-file": text(func(o *Options) *string { return &o.InfraPassphraseFile }),
+	"data-passphrase-fd":    descriptor("data-passphrase-fd", func(o *Options) *string { return &o.DataPassphraseFile }),
+	"infra-passphrase-fd":   descriptor("infra-passphrase-fd", func(o *Options) *string { return &o.InfraPassphraseFile }),
+	"cluster":               text(func(o *Options) *string { return &o.Cluster }),
+	"group":                 text(func(o *Options) *string { return &o.Group }),
+	"log":                   text(func(o *Options) *string { return &o.Log }),
+	"fsname":                text(func(o *Options) *string { return &o.FSName }),
+	"subtype":               text(func(o *Options) *string { return &o.Subtype }),
+	"layers":                setLayers,
+	"comment":               func(*Options, string) error { return nil },
+	"user":                  func(o *Options, _ string) error { return byUser(o) }, // mtab's user=NAME
+}
+
+// Names returns the names of all options in order, without x-*.
+func Names() []string {
+	names := make([]string, 0, len(words)+len(values))
+	for n := range words {
+		names = append(names, n)
+	}
+	for n := range values {
+		names = append(names, n)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+func set(f func(*Options)) func(*Options) error {
+	return func(o *Options) error {
+		f(o)
+		return nil
+	}
+}
+
+func text(field func(*Options) *string) func(*Options, string) error {
+	return func(o *Options, v string) error {
+		*field(o) = v
+		return nil
+	}
+}
+
+// descriptor takes the number of an open file and stores it as fd:N.
+func descriptor(name string, field func(*Options) *string) func(*Options, string) error {
+	return func(o *Options, v string) error {
+		if !isNumber(v) {
+			return &OptionError{Option: name, Reason: "it is the number of an open file descriptor", Err: ErrValue}
+		}
+		*field(o) = "fd:" + v
+		return nil
+	}
+}
+
+// isNumber reports whether v is a small decimal number.
+func isNumber(v string) bool {
+	if len(v) == 0 || len(v) > 9 {
+		return false
+	}
+	for _, c := range []byte(v) {
+		if c < '0' || c > '9' {
+			return false
+		}
+	}
+	return true
+}
+
+// nothing is for options that mount(8), systemd or the kernel has dealt with.
+func nothing(*Options) error { return nil }
+
+// byUser implies what mount(8) says user and users imply.
+func byUser(o *Options) error {
+	o.Suid, o.Dev, o.NoExec = false, false, true
+	return nil
+}
+
+// bySome implies what mount(8) says owner and group imply.
+func bySome(o *Options) error {
+	o.Suid, o.Dev = false, false
+	return nil
+}
+
+func remount(*Options) error {
+	return &OptionError{Option: "remount", Reason: "unmount it, and mount it again", Err: ErrRemount}
+}

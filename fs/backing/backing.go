@@ -36,7 +36,7 @@ type DirStream interface {
 	// Next returns the next entry, "." and ".." included where the backing
 	// filesystem lists them. It reports false at the end or on an error.
 	Next() (Dirent, bool, error)
-	// Seek moves to a cookie of an earlier Dirent; 0 is the start.
+	// SeekTo moves to a cookie of an earlier Dirent; 0 is the start.
 	SeekTo(off int64) error
 	Close() error
 }
@@ -82,6 +82,8 @@ type Dir interface {
 	ReadDir() (DirStream, error)
 	// Sync makes the directory's entries and attributes durable.
 	Sync() error
+	// SyncAll is syncfs(2): all of the backing filesystem becomes durable.
+	SyncAll() error
 	Statfs() (Statfs, error)
 	Close() error
 }
@@ -104,6 +106,8 @@ type File interface {
 	// to read the data back.
 	Sync() error
 	Datasync() error
+	// Flock is flock(2) with unix.LOCK_*; the lock ends with Close.
+	Flock(how int) error
 
 	Stat() (Stat, error)
 	Chmod(perm uint32) error

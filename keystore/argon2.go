@@ -21,6 +21,7 @@ const (
 	maxArgon2Time    = 16
 	maxArgon2Memory  = 1 << 20 // KiB
 	maxArgon2Threads = 16
+	maxPassphrase    = 4096 // bytes
 )
 
 // validate checks the bounds of FORMAT.md §3.

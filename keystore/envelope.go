@@ -49,7 +49,7 @@ type jsonSlot struct {
 	VolumeEpoch  uint32 `json:"volume_epoch"`
 	Provider     string `json:"provider,omitempty"` // reserved, as the next: not in a group slot
 	Wrapped      []byte `json:"wrapped,omitempty"`
-	Check        []byte `json:"check"`
+	KeyID        []byte `json:"key_id"`
 	Salt         []byte `json:"salt"`
 	Commitment   []byte `json:"commitment"`
 	Sealed       []byte `json:"sealed"`
@@ -180,7 +180,7 @@ func (j *jsonSection) section(l cipher.Layer) (*section, error) {
 				Kind: js.Kind, Names: Names{Cluster: js.Cluster, Group: js.Group}, VolumeEpoch: js.VolumeEpoch,
 				Epochs: Epochs{Root: js.RootEpoch, Cluster: js.ClusterEpoch, Group: js.GroupEpoch},
 			},
-			check: js.Check, salt: js.Salt, commitment: js.Commitment, sealed: js.Sealed,
+			keyID: js.KeyID, salt: js.Salt, commitment: js.Commitment, sealed: js.Sealed,
 		}
 		if err := sl.validate(l); err != nil {
 			return nil, fmt.Errorf("%s layer: %w", l, err)
@@ -199,7 +199,7 @@ func (s *section) json() *jsonSection {
 		j.Slots = append(j.Slots, jsonSlot{
 			Kind: sl.Kind, Cluster: sl.Names.Cluster, Group: sl.Names.Group,
 			RootEpoch: sl.Epochs.Root, ClusterEpoch: sl.Epochs.Cluster, GroupEpoch: sl.Epochs.Group, VolumeEpoch: sl.VolumeEpoch,
-			Check: sl.check, Salt: sl.salt, Commitment: sl.commitment, Sealed: sl.sealed,
+			KeyID: sl.keyID, Salt: sl.salt, Commitment: sl.commitment, Sealed: sl.sealed,
 		})
 	}
 	return j

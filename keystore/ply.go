@@ -23,7 +23,7 @@ const (
 	labelSalt       = "plyfs/1/ks-salt"
 	labelStore      = "plyfs/1/ks-store"
 	labelSlot       = "plyfs/1/ks-slot"
-	labelCheck      = "plyfs/1/ks-check"
+	labelKeyID      = "plyfs/1/ks-key-id"
 	labelKEK        = "plyfs/1/ks-kek"
 	labelCommitment = "plyfs/1/ks-commitment"
 	labelConfig     = "plyfs/1/ks-config"

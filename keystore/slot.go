@@ -19,7 +19,7 @@ const slotKindGroup = 1
 const (
 	saltSize       = 32
 	commitmentSize = 32
-	checkSize      = 8
+	keyIDSize      = 8
 )
 
 // SlotInfo describes one way to a layer's volume key.
@@ -34,7 +34,7 @@ type SlotInfo struct {
 // commitment.
 type slot struct {
 	SlotInfo
-	check      []byte // a hint which group key wrapped it, for error messages alone
+	keyID      []byte // tells which group key wrapped it
 	salt       []byte
 	commitment []byte
 	sealed     []byte
@@ -49,7 +49,7 @@ func (s *slot) header(l cipher.Layer) []byte {
 		b = binary.BigEndian.AppendUint32(b, e)
 	}
 	b = append(b, 0) // provider name: empty in a group slot
-	return append(b, s.check...)
+	return append(b, s.keyID...)
 }
 
 // validate checks lengths, names and epochs.
@@ -60,26 +60,31 @@ func (s *slot) validate(l cipher.Layer) error {
 	if s.Epochs.Root == 0 || s.Epochs.Cluster == 0 || s.Epochs.Group == 0 || s.VolumeEpoch == 0 {
 		return errors.New("slot with an epoch 0")
 	}
-	if len(s.check) != checkSize || len(s.salt) != saltSize || len(s.commitment) != commitmentSize ||
+	if len(s.keyID) != keyIDSize || len(s.salt) != saltSize || len(s.commitment) != commitmentSize ||
 		len(s.sealed) != boxOverhead(l)+keySize {
 		return errors.New("slot with a field of wrong length")
 	}
 	return nil
 }
 
-// boxKey derives what the KEK and the commitment of a slot come from.
+// keyID returns the public name of a group key.
+func (p ply) keyID(g *GroupKey) []byte { return p.sum(g.key, labelKeyID)[:keyIDSize] }
+
+// slotKey derives what the KEK and the commitment of a slot come from.
 func (p ply) slotKey(g *GroupKey, s *slot, descriptorHash []byte) *secret {
 	return p.key(g.key, labelSlot, s.salt, lp16(s.header(p.layer)), descriptorHash)
 }
 
 // wrap returns a group slot that holds a volume key.
 func (p ply) wrap(g *GroupKey, volumeKey *secret, volumeEpoch uint32, descriptorHash []byte, rand io.Reader) (*slot, error) {
-	s := &slot{SlotInfo: SlotInfo{Kind: KindGroup, Names: g.names, Epochs: g.epochs, VolumeEpoch: volumeEpoch}}
+	s := &slot{
+		SlotInfo: SlotInfo{Kind: KindGroup, Names: g.names, Epochs: g.epochs, VolumeEpoch: volumeEpoch},
+		keyID:    p.keyID(g),
+	}
 	var err error
 	if s.salt, err = p.salt(g.key, rand, append(s.header(p.layer), descriptorHash...), volumeKey.b[:]); err != nil {
 		return nil, err
 	}
-	s.check = p.sum(g.key, labelCheck, s.salt)[:checkSize]
 	boxKey := p.slotKey(g, s, descriptorHash)
 	defer boxKey.wipe()
 	s.commitment = p.commitment(boxKey)
@@ -87,7 +92,7 @@ func (p ply) wrap(g *GroupKey, volumeKey *secret, volumeEpoch uint32, descriptor
 	return s, err
 }
 
-// unwrap opens a slot. The commitment decides; only when it refuses does the check tell another group key
+// unwrap opens a slot. The commitment decides; only when it refuses does the key ID tell another group key
 // (ErrWrongKey) from a slot or descriptor that was changed (ErrTampered).
 func (p ply) unwrap(g *GroupKey, s *slot, descriptorHash []byte) (*secret, error) {
 	boxKey := p.slotKey(g, s, descriptorHash)
@@ -96,7 +101,7 @@ func (p ply) unwrap(g *GroupKey, s *slot, descriptorHash []byte) (*secret, error
 	switch {
 	case err == nil && len(plain) == keySize:
 		return newSecret(plain), nil
-	case errors.Is(err, errCommitment) && !p.equal(s.check, p.sum(g.key, labelCheck, s.salt)[:checkSize]):
+	case errors.Is(err, errCommitment) && !p.equal(s.keyID, p.keyID(g)):
 		return nil, &fault{what: fmt.Sprintf("the %s layer's key of group %s is not the one this volume was wrapped with", p.layer, s.Names), kind: ErrWrongKey,
 			hint: "A group of the same name in another key store has other keys: give the key stores this volume was made with."}
 	}

@@ -77,24 +77,33 @@ func Derive(l Layer, key *[32]byte, label string, info ...[]byte) [32]byte {
 	for _, p := range info {
 		msg = append(msg, p...)
 	}
-	var out [32]byte
 	switch l {
 	case LayerData:
-		k, err := hkdf.Expand(sha256.New, key[:], string(msg), len(out))
-		if err != nil {
-			panic("cipher: HKDF: " + err.Error()) // lengths are constants
-		}
-		copy(out[:], k)
+		return expand1(key, msg)
 	case LayerInfra:
-		h, err := blake2b.New256(key[:])
-		if err != nil {
-			panic("cipher: BLAKE2b: " + err.Error())
-		}
-		h.Write(msg)
-		h.Sum(out[:0])
-	default:
-		panic("cipher: no such layer")
+		return expand2(key, msg)
 	}
+	panic("cipher: no such layer")
+}
+
+// expand1 is HKDF-Expand with SHA-256.
+func expand1(key *[32]byte, info []byte) (out [32]byte) {
+	k, err := hkdf.Expand(sha256.New, key[:], string(info), len(out))
+	if err != nil {
+		panic("cipher: HKDF: " + err.Error()) // lengths are constants
+	}
+	copy(out[:], k)
+	return out
+}
+
+// expand2 is keyed BLAKE2b-256.
+func expand2(key *[32]byte, msg []byte) (out [32]byte) {
+	h, err := blake2b.New256(key[:])
+	if err != nil {
+		panic("cipher: BLAKE2b: " + err.Error()) // lengths are constants
+	}
+	h.Write(msg)
+	h.Sum(out[:0])
 	return out
 }
 

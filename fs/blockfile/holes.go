@@ -1,0 +1,187 @@
+package blockfile
+
+import (
+	"math"
+
+	"golang.org/x/sys/unix"
+)
+
+// holeGroups is how many groups one change makes holes in. A longer range takes
+// several.
+const holeGroups = 1024
+
+// PunchHole makes off to off+n-1 read as zeros and frees whole blocks of it.
+// The size stays.
+func (f *File) PunchHole(off, n int64) error {
+	end, err := f.span(off, n)
+	if err != nil {
+		return err
+	}
+	l := f.locks.acquire(uint64(off/f.bs), uint64((end-1)/f.bs), true)
+	defer f.locks.release(l)
+	size := f.Size()
+	return f.zero(off, min(end, size), size, size, unix.FALLOC_FL_PUNCH_HOLE)
+}
+
+// ZeroRange makes off to off+n-1 read as zeros and reserves its space. Unless
+// keepSize it grows the file to off+n.
+func (f *File) ZeroRange(off, n int64, keepSize bool) error {
+	end, err := f.span(off, n)
+	if err != nil {
+		return err
+	}
+	if end > f.layout.MaxSize() {
+		return unix.EFBIG
+	}
+	var l *rangeLock
+	var size, newSize int64
+	if keepSize {
+		l = f.locks.acquire(uint64(off/f.bs), uint64((end-1)/f.bs), true)
+		size = f.Size()
+		newSize = size
+	} else {
+		l, size = f.lockChange(off, end)
+		newSize = max(size, end)
+	}
+	defer f.locks.release(l)
+	if err := f.reserve(off, end); err != nil {
+		return err
+	}
+	return f.zero(off, min(end, newSize), size, newSize, unix.FALLOC_FL_ZERO_RANGE)
+}
+
+// Allocate reserves the space of off to off+n-1, so that writing there does not
+// fail for the lack of it. Unless keepSize it grows the file to off+n.
+func (f *File) Allocate(off, n int64, keepSize bool) error {
+	end, err := f.span(off, n)
+	if err != nil {
+		return err
+	}
+	if end > f.layout.MaxSize() {
+		return unix.EFBIG
+	}
+	if keepSize {
+		return f.reserve(off, end)
+	}
+	l, size := f.lockChange(off, end)
+	defer f.locks.release(l)
+	if err := f.reserve(off, end); err != nil || end <= size {
+		return err
+	}
+	ch := f.newChange(size, end)
+	defer f.releaseChange(ch)
+	if err := f.complete(ch); err != nil {
+		return err
+	}
+	return f.commit(ch)
+}
+
+// span checks a range to change and returns its end.
+func (f *File) span(off, n int64) (int64, error) {
+	switch {
+	case f.ro:
+		return 0, unix.EROFS
+	case off < 0 || n <= 0:
+		return 0, unix.EINVAL
+	case n > math.MaxInt64-off:
+		return math.MaxInt64, nil
+	}
+	return off + n, nil
+}
+
+// reserve allocates backing space for off to end-1, tag blocks included. It
+// fails with EOPNOTSUPP where the backing filesystem cannot.
+func (f *File) reserve(off, end int64) error {
+	first, last := uint64(off/f.bs), uint64((end-1)/f.bs)
+	tag := f.layout.TagOffset(f.layout.Group(first))
+	from := f.layout.BlockOffset(first)
+	to := f.layout.BlockOffset(last) + end - int64(last)*f.bs
+	if from == tag+4096 {
+		from = tag
+	} else if err := f.b.Allocate(unix.FALLOC_FL_KEEP_SIZE, tag, 4096); err != nil {
+		return err
+	}
+	return f.b.Allocate(unix.FALLOC_FL_KEEP_SIZE, from, to-from)
+}
+
+// zero makes holes of the blocks that lie whole in off to end-1, zeroes the
+// parts of others and brings the size from size to newSize. The caller holds
+// the lock for that.
+func (f *File) zero(off, end, size, newSize int64, free uint32) error {
+	if off >= end && size == newSize {
+		return nil
+	}
+	ch := f.newChange(size, newSize)
+	defer func() { f.releaseChange(ch) }()
+	ch.free = free
+	first, last := f.blockCount(off), uint64(end/f.bs)
+	if end == newSize {
+		last = f.blockCount(end)
+	}
+	if err := f.zeroEdges(ch, off, end, first, last); err != nil {
+		return err
+	}
+	for {
+		next, err := f.takeHoles(ch, first, last)
+		if err != nil {
+			return err
+		}
+		if err := f.commit(ch); err != nil {
+			return err
+		}
+		if first = next; first >= last {
+			return nil
+		}
+		f.releaseChange(ch)
+		ch = f.newChange(newSize, newSize)
+		ch.free = free
+	}
+}
+
+// zeroEdges adds to ch the blocks that are zeroed in part, and the old last one
+// if the file grows past it. Blocks first to last-1 are to be holes.
+func (f *File) zeroEdges(ch *change, off, end int64, first, last uint64) error {
+	head, tail := uint64(off/f.bs), uint64(end/f.bs)
+	if old := uint64(ch.oldSize / f.bs); ch.size > ch.oldSize && ch.oldSize%f.bs != 0 && old < head {
+		if err := f.complete(ch); err != nil {
+			return err
+		}
+	}
+	if head < first {
+		lo := int(off - int64(head)*f.bs)
+		hi := int(min(end-int64(head)*f.bs, f.bs))
+		if err := f.edit(ch, head, lo, hi); err != nil {
+			return err
+		}
+	}
+	if tail >= last && tail*uint64(f.bs) < uint64(end) && (tail > head || head >= first) {
+		return f.edit(ch, tail, 0, int(end-int64(tail)*f.bs))
+	}
+	return nil
+}
+
+// takeHoles adds to ch blocks from first on to become holes, and returns the
+// first block that is left to do.
+func (f *File) takeHoles(ch *change, first, last uint64) (uint64, error) {
+	for first < last {
+		n := f.layout.Group(first)
+		if n > f.layout.LastGroup(ch.oldSize) {
+			return last, nil
+		}
+		g, p, err := f.loadGroup(n)
+		if err != nil {
+			return 0, err
+		}
+		if g != nil {
+			f.cache.unpin(g)
+			end := min(last, f.layout.FirstBlock(n+holeGroups))
+			ch.holes = append(ch.holes, blocks{first, end - first})
+			return end, nil
+		}
+		if p.next == noGroup {
+			return last, nil
+		}
+		first = f.layout.FirstBlock(p.next)
+	}
+	return last, nil
+}

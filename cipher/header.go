@@ -25,7 +25,8 @@ const (
 	headerCount    = 4
 	headerSize     = 8
 	headerLSN      = 16
-	headerEpochs   = 24
+	headerLast     = 24
+	headerEpochs   = 32
 	headerReserved = headerEpochs + 4*MaxEpochs
 )
 
@@ -46,6 +47,9 @@ type StaticHeader struct {
 type Header struct {
 	Size int64
 	LSN  uint64
+	// Last is the highest group that has a tag block; no group after it was
+	// ever written. At most the last group of a file of that size.
+	Last uint64
 	// Epochs lists the volume-key epochs that blocks of the file may be of,
 	// rising, the file's own among them. SealHeader takes an empty list for
 	// the file's epoch alone.
@@ -109,7 +113,7 @@ func (f *File) SealHeader(dst []byte, h Header) {
 	if len(epochs) == 0 {
 		epochs = []uint32{f.epoch}
 	}
-	if len(dst) != SectorSize || h.Size < 0 || h.Size > f.v.layout.MaxSize() || !f.validEpochs(epochs) {
+	if len(dst) != SectorSize || h.Size < 0 || h.Size > f.v.layout.MaxSize() || h.Last > f.v.layout.LastGroup(h.Size) || !f.validEpochs(epochs) {
 		panic(fmt.Sprintf("cipher: SealHeader of size %d, epochs %v to %d bytes", h.Size, epochs, len(dst)))
 	}
 	clear(dst)
@@ -117,6 +121,7 @@ func (f *File) SealHeader(dst []byte, h Header) {
 	dst[headerCount] = byte(len(epochs))
 	binary.BigEndian.PutUint64(dst[headerSize:], uint64(h.Size))
 	binary.BigEndian.PutUint64(dst[headerLSN:], h.LSN)
+	binary.BigEndian.PutUint64(dst[headerLast:], h.Last)
 	for i, e := range epochs {
 		binary.BigEndian.PutUint32(dst[headerEpochs+4*i:], e)
 	}
@@ -131,7 +136,7 @@ func (f *File) OpenHeader(src []byte) (Header, error) {
 		return Header{}, err
 	}
 	if !f.macs.verify(src[headerMAC:], typeHeader, f.id, 0, src[:headerMAC]) || !isZero(src[headerCount+1:headerSize]) ||
-		!isZero(src[headerEpochs+4*len(h.Epochs):headerMAC]) || h.Size < 0 || h.Size > f.v.layout.MaxSize() {
+		!isZero(src[headerEpochs+4*len(h.Epochs):headerMAC]) || h.Size < 0 || h.Size > f.v.layout.MaxSize() || h.Last > f.v.layout.LastGroup(h.Size) {
 		return Header{}, fmt.Errorf("header: %w", ErrAuth)
 	}
 	if !f.validEpochs(h.Epochs) {

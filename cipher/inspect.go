@@ -64,6 +64,7 @@ func InspectHeader(src []byte) (Header, error) {
 	}
 	h := Header{
 		Size: int64(binary.BigEndian.Uint64(src[headerSize:])),
+		Last: binary.BigEndian.Uint64(src[headerLast:]),
 		LSN:  binary.BigEndian.Uint64(src[headerLSN:]),
 	}
 	n := int(src[headerCount])
@@ -104,7 +105,7 @@ func InspectTrailer(tagBlock []byte) (Trailer, error) {
 	return Trailer{
 		Epoch:   binary.BigEndian.Uint32(b[trailerEpoch:]),
 		Present: binary.BigEndian.Uint64(b[trailerPresent:]),
-		Run:     binary.BigEndian.Uint64(b[trailerRun:]),
+		Gap:     binary.BigEndian.Uint64(b[trailerGap:]),
 		LSN:     binary.BigEndian.Uint64(b[trailerLSN:]),
 	}, nil
 }

@@ -27,9 +27,6 @@ const (
 	// MinBlockSize and MaxBlockSize bound a volume's block size.
 	MinBlockSize = 4096
 	MaxBlockSize = 65536
-
-	// RunToEnd is a trailer's run when no group after it was ever written.
-	RunToEnd = ^uint64(0)
 )
 
 // Layout says where the blocks and tag blocks of a file lie on the backing

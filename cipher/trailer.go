@@ -9,7 +9,7 @@ import (
 const (
 	trailerEpoch   = 4
 	trailerPresent = 8
-	trailerRun     = 16
+	trailerGap     = 16
 	trailerLSN     = 24
 	trailerMAC     = 32
 
@@ -24,9 +24,9 @@ type Trailer struct {
 	// Present has bit s set where slot s holds an entry; a clear bit is a
 	// hole. Bits 56 up are clear, as are the header's slots in group 0.
 	Present uint64
-	// Run is the number of groups directly after this one that were never
-	// written, RunToEnd if there is none behind them.
-	Run uint64
+	// Gap is the number of groups directly before this one that were never
+	// written, 0 where the group before is present. 0 in group 0.
+	Gap uint64
 	// LSN is the journal position up to which the tag block is current.
 	LSN uint64
 }
@@ -40,17 +40,25 @@ func presentMask(group uint64) uint64 {
 	return mask
 }
 
+// maxGap returns the largest gap that a group can have: group 0 is always there.
+func maxGap(group uint64) uint64 {
+	if group == 0 {
+		return 0
+	}
+	return group - 1
+}
+
 // SealTrailer writes the trailer of a group to the last TrailerSize bytes of its
-// tag block. It panics on bits of Present that cannot be set in the group.
+// tag block. It panics on a Present or Gap that the group cannot have.
 func (f *File) SealTrailer(tagBlock []byte, group uint64, t Trailer) {
-	if len(tagBlock) != TagBlockSize || t.Present&^presentMask(group) != 0 {
+	if len(tagBlock) != TagBlockSize || t.Present&^presentMask(group) != 0 || t.Gap > maxGap(group) {
 		panic(fmt.Sprintf("cipher: SealTrailer of group %d with %#x to %d bytes", group, t.Present, len(tagBlock)))
 	}
 	b := tagBlock[TagBlockSize-TrailerSize:]
 	copy(b, magicTrailer)
 	binary.BigEndian.PutUint32(b[trailerEpoch:], f.epoch)
 	binary.BigEndian.PutUint64(b[trailerPresent:], t.Present)
-	binary.BigEndian.PutUint64(b[trailerRun:], t.Run)
+	binary.BigEndian.PutUint64(b[trailerGap:], t.Gap)
 	binary.BigEndian.PutUint64(b[trailerLSN:], t.LSN)
 	f.macs.seal(b[trailerMAC:], typeTrailer, f.id, group, b[:trailerMAC])
 }
@@ -67,7 +75,7 @@ func (f *File) OpenTrailer(tagBlock []byte, group uint64) (Trailer, error) {
 		return Trailer{}, fmt.Errorf("trailer of group %d: epoch %d: %w", group, t.Epoch, ErrEpoch)
 	}
 	b := tagBlock[TagBlockSize-TrailerSize:]
-	if !f.macs.verify(b[trailerMAC:], typeTrailer, f.id, group, b[:trailerMAC]) || t.Present&^presentMask(group) != 0 {
+	if !f.macs.verify(b[trailerMAC:], typeTrailer, f.id, group, b[:trailerMAC]) || t.Present&^presentMask(group) != 0 || t.Gap > maxGap(group) {
 		return Trailer{}, fmt.Errorf("trailer of group %d: %w", group, ErrAuth)
 	}
 	return t, nil

@@ -24,12 +24,13 @@ type Options struct {
 	NoDirAtime  bool
 	LazyTime    bool
 
-	AllowOther         Toggle
-	DefaultPermissions Toggle
+	AllowOther Toggle // the mounting user's default differs
 
 	Keystore            string // directory of both stores
 	DataKeystore        string // file, instead of Keystore/data.store
 	InfraKeystore       string // file, instead of Keystore/infra.store
+	DataKeyFile         string // opens the data layer's store
+	InfraKeyFile        string // opens the infra layer's store
 	DataPassphraseFile  string // path, or fd:N
 	InfraPassphraseFile string // path, or fd:N
 

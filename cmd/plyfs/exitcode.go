@@ -1,0 +1,146 @@
+package main
+
+import (
+	"errors"
+	"io/fs"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/plyfs/plyfs/cipher"
+	"github.com/plyfs/plyfs/cmd/internal/mountopt"
+	"github.com/plyfs/plyfs/keystore"
+)
+
+// exitCode is what a script sees. Numbers are append-only.
+type exitCode int
+
+const (
+	exitOK         exitCode = 0
+	exitFailure    exitCode = 1
+	exitUsage      exitCode = 2
+	exitWrongKey   exitCode = 3
+	exitTampered   exitCode = 4
+	exitBusy       exitCode = 5
+	exitNotVolume  exitCode = 6
+	exitVersion    exitCode = 7
+	exitNoGroup    exitCode = 8
+	exitExists     exitCode = 9
+	exitIO         exitCode = 10
+	exitMount      exitCode = 11
+	exitAssertion  exitCode = 12
+	exitNotMounted exitCode = 13
+)
+
+// exitCodes is the table that `plyfs help exit-codes` and plyfs(1) show.
+var exitCodes = []struct {
+	code    exitCode
+	name    string
+	meaning string
+}{
+	{exitOK, "ok", "the command did what was asked"},
+	{exitFailure, "failure", "any failure that has no code of its own"},
+	{exitUsage, "usage", "unknown command, flag or option, or a bad value"},
+	{exitWrongKey, "wrong-key", "wrong key file, passphrase or key store"},
+	{exitTampered, "tampered", "authentication failed: damaged or tampered with"},
+	{exitBusy, "busy", "in use: mounted already, locked, or files are open"},
+	{exitNotVolume, "not-a-volume", "not a plyfs volume, or a key store is missing"},
+	{exitVersion, "version", "format version or suite not supported"},
+	{exitNoGroup, "unknown-group", "unknown cluster or group"},
+	{exitExists, "exists", "already exists; nothing is overwritten"},
+	{exitIO, "io", "input/output error, or no space left"},
+	{exitMount, "mount-failed", "the kernel refused the mount"},
+	{exitAssertion, "assertion", "layers=, cluster= or group= do not hold"},
+	{exitNotMounted, "not-mounted", "no plyfs volume is mounted there"},
+}
+
+// problem is an error that knows its exit code and what to do about it.
+type problem struct {
+	err  error
+	code exitCode
+	hint string
+}
+
+func (p *problem) Error() string { return p.err.Error() }
+func (p *problem) Unwrap() error { return p.err }
+
+// codes says which errors of the libraries mean which exit code; the first
+// that matches counts.
+var codes = []struct {
+	err  error
+	code exitCode
+}{
+	{mountopt.ErrUnknown, exitUsage},
+	{mountopt.ErrValue, exitUsage},
+	{mountopt.ErrRemount, exitUsage},
+	{mountopt.ErrSecret, exitUsage},
+	{mountopt.ErrArgs, exitUsage},
+	{keystore.ErrName, exitUsage},
+	{keystore.ErrUsage, exitUsage},
+	{keystore.ErrWrongKey, exitWrongKey},
+	{keystore.ErrWrongGroup, exitNoGroup},
+	{keystore.ErrWrongLayers, exitAssertion},
+	{keystore.ErrTampered, exitTampered},
+	{keystore.ErrTruncated, exitTampered},
+	{keystore.ErrMissing, exitNotVolume},
+	{keystore.ErrVersion, exitVersion},
+	{keystore.ErrExists, exitExists},
+	{keystore.ErrBusy, exitBusy},
+	{cipher.ErrAuth, exitTampered},
+	{cipher.ErrVersion, exitVersion},
+	{cipher.ErrSuite, exitVersion},
+	{unix.ENOSPC, exitIO},
+	{unix.EDQUOT, exitIO},
+	{unix.EIO, exitIO},
+	{unix.EROFS, exitIO},
+	{unix.EBUSY, exitBusy},
+	{fs.ErrExist, exitExists},
+}
+
+// codeOf returns the exit code of an error.
+func codeOf(err error) exitCode {
+	if err == nil {
+		return exitOK
+	}
+	var p *problem
+	if errors.As(err, &p) {
+		return p.code
+	}
+	for _, c := range codes {
+		if errors.Is(err, c.err) {
+			return c.code
+		}
+	}
+	return exitFailure
+}
+
+// hintOf returns what to do about an error, or "".
+func hintOf(err error) string {
+	var p *problem
+	if errors.As(err, &p) && p.hint != "" {
+		return p.hint
+	}
+	var o *mountopt.OptionError
+	if errors.As(err, &o) {
+		switch {
+		case o.Nearest != "":
+			return "did you mean " + o.Nearest + "?"
+		case errors.Is(err, mountopt.ErrSecret):
+			return "name a file that holds it: data-passphrase-file=FILE, infra-passphrase-file=FILE"
+		}
+	}
+	return keystore.Hint(err)
+}
+
+// mountCode turns an error into the exit code that mount(8) expects of a
+// helper: 1 wrong invocation, 2 system error, 32 mount failure.
+func mountCode(err error) int {
+	switch codeOf(err) {
+	case exitOK:
+		return 0
+	case exitUsage:
+		return 1
+	case exitIO:
+		return 2
+	}
+	return 32
+}

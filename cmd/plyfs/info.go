@@ -1,0 +1,175 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/plyfs/plyfs/cipher"
+	"github.com/plyfs/plyfs/keystore"
+)
+
+// infoAnswer is what a volume's config says without any key.
+type infoAnswer struct {
+	CipherDir string      `json:"cipherdir"`
+	VolumeID  string      `json:"volume_id"`
+	Format    int         `json:"format"`
+	Suite     int         `json:"suite"`
+	SuiteName string      `json:"suite_name"`
+	BlockSize int         `json:"block_size"`
+	Layers    []infoLayer `json:"layers"`
+	MountedAt []string    `json:"mounted_at"`
+	Warnings  []string    `json:"warnings"`
+	Verified  bool        `json:"verified"` // always false: it takes the keys
+}
+
+type infoLayer struct {
+	Layer      string     `json:"layer"`
+	Cipher     string     `json:"cipher"`
+	Generation uint64     `json:"generation"`
+	Slots      []infoSlot `json:"slots"`
+}
+
+type infoSlot struct {
+	Kind         string `json:"kind"`
+	Cluster      string `json:"cluster"`
+	Group        string `json:"group"`
+	RootEpoch    uint32 `json:"root_epoch"`
+	ClusterEpoch uint32 `json:"cluster_epoch"`
+	GroupEpoch   uint32 `json:"group_epoch"`
+	VolumeEpoch  uint32 `json:"volume_epoch"`
+}
+
+func infoCommand(con *console) *cli.Command {
+	return &cli.Command{
+		Name:      "info",
+		Usage:     "show what a volume is, without keys",
+		UsageText: "plyfs info [--json] CIPHERDIR",
+		Description: "Nothing of it is verified: that takes the keys, and mount does it. For a live\n" +
+			"mount, the mountpoint names the volume as well.",
+		Flags: []cli.Flag{jsonFlag()},
+		Action: func(c *cli.Context) error {
+			p, err := places(c, "CIPHERDIR")
+			if err != nil {
+				return err
+			}
+			a, err := volumeInfo(p[0])
+			if err != nil {
+				return err
+			}
+			for _, w := range a.Warnings {
+				con.warn("%s", w)
+			}
+			if c.Bool("json") {
+				return con.json(a)
+			}
+			a.print(con)
+			return nil
+		},
+	}
+}
+
+// volumeInfo reads the config of a ciphertext directory, or of the one that
+// is mounted at dir.
+func volumeInfo(dir string) (*infoAnswer, error) {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	mounts, err := readMounts()
+	if err != nil {
+		return nil, err
+	}
+	if target, err := resolveTarget(abs); err == nil {
+		if m, ok := mountedAt(mounts, target); ok && m.Type == fsType {
+			abs = m.Source
+		}
+	}
+	if err := checkSource(abs); err != nil {
+		return nil, err
+	}
+	config, err := readConfig(abs)
+	if err != nil {
+		return nil, err
+	}
+	p := config.Params()
+	a := &infoAnswer{
+		CipherDir: abs,
+		VolumeID:  p.VolumeID.String(),
+		Format:    int(p.Format),
+		Suite:     int(p.Suite),
+		SuiteName: p.Suite.String(),
+		BlockSize: int(p.BlockSize),
+		Warnings:  append([]string{}, config.Warnings()...),
+		MountedAt: []string{},
+	}
+	for _, l := range config.Layers() {
+		a.Layers = append(a.Layers, layerInfo(config, l))
+	}
+	for _, m := range volumeMounts(mounts) {
+		if sameDir(m.Source, abs) {
+			a.MountedAt = append(a.MountedAt, m.Target)
+		}
+	}
+	return a, nil
+}
+
+func layerInfo(config *keystore.Config, l cipher.Layer) infoLayer {
+	i := infoLayer{Layer: l.String(), Cipher: cipherOf(l), Generation: config.Generation(l), Slots: []infoSlot{}}
+	for _, s := range config.Slots(l) {
+		i.Slots = append(i.Slots, infoSlot{
+			Kind: s.Kind, Cluster: s.Names.Cluster, Group: s.Names.Group,
+			RootEpoch: s.Epochs.Root, ClusterEpoch: s.Epochs.Cluster, GroupEpoch: s.Epochs.Group,
+			VolumeEpoch: s.VolumeEpoch,
+		})
+	}
+	return i
+}
+
+// cipherOf names the algorithm that a layer seals blocks with in suites 0 and
+// 1 (FORMAT.md §2).
+func cipherOf(l cipher.Layer) string {
+	if l == cipher.LayerData {
+		return "AES-256-GCM"
+	}
+	return "XChaCha20-Poly1305"
+}
+
+func sameDir(a, b string) bool {
+	if a == b {
+		return true
+	}
+	sa, err := os.Stat(a)
+	if err != nil {
+		return false
+	}
+	sb, err := os.Stat(b)
+	return err == nil && os.SameFile(sa, sb)
+}
+
+func (a *infoAnswer) print(con *console) {
+	rows := [][2]string{
+		{"volume", a.VolumeID},
+		{"ciphertext", a.CipherDir},
+		{"format", fmt.Sprintf("%d, suite %d (%s)", a.Format, a.Suite, a.SuiteName)},
+		{"block size", fmt.Sprintf("%d bytes", a.BlockSize)},
+		{"layers", layersText(len(a.Layers))},
+	}
+	for i, l := range a.Layers {
+		rows = append(rows, [2]string{fmt.Sprintf("layer %d", i+1), fmt.Sprintf("%s, %s; keys of generation %d", l.Layer, l.Cipher, l.Generation)})
+		for _, s := range l.Slots {
+			rows = append(rows, [2]string{"", fmt.Sprintf("opened by %s: cluster %s, group %s (epochs %d/%d/%d, volume key %d)",
+				s.Kind, s.Cluster, s.Group, s.RootEpoch, s.ClusterEpoch, s.GroupEpoch, s.VolumeEpoch)})
+		}
+	}
+	where := "nowhere that can be seen from here"
+	for i, t := range a.MountedAt {
+		if where = t; i > 0 {
+			where += ", " + t
+		}
+	}
+	rows = append(rows, [2]string{"mounted at", where}, [2]string{"verified", "no: that takes the keys, and mount does it"})
+	con.table("", rows)
+}

@@ -1,0 +1,236 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/plyfs/plyfs/cipher"
+	"github.com/plyfs/plyfs/cmd/internal/mountopt"
+	"github.com/plyfs/plyfs/fs/backing"
+	"github.com/plyfs/plyfs/fs/volume"
+	"github.com/plyfs/plyfs/keystore"
+)
+
+func initCommand(con *console) *cli.Command {
+	return &cli.Command{
+		Name:      "init",
+		Usage:     "make a volume in an empty directory",
+		UsageText: "plyfs init [OPTION]... CIPHERDIR",
+		Description: "The directory is made if it is missing. Where there are no key stores at the\n" +
+			"default place, they are made too.",
+		Flags: append(append(nameFlags(),
+			&cli.IntFlag{Name: "block-size", Value: cipher.MinBlockSize, Usage: "block size in `BYTES`, a power of two from 4096 to 65536 (default: 4096)"},
+			&cli.BoolFlag{Name: "single-layer", Usage: "only the data layer; such a volume mounts with -o layers=1 alone"}),
+			storeFlags()...),
+		Action: func(c *cli.Context) error {
+			p, err := places(c, "CIPHERDIR")
+			if err != nil {
+				return err
+			}
+			var o mountopt.Options
+			flagsOverOptions(c, &o)
+			refs, err := storesOf(con, &o)
+			if err != nil {
+				return err
+			}
+			params, err := newParams(c.Int("block-size"), c.Bool("single-layer"))
+			if err != nil {
+				return err
+			}
+			harden()
+			return initVolume(con, p[0], params, refs, namesOf(c))
+		},
+	}
+}
+
+// newParams are those of a new volume, without its ID.
+func newParams(blockSize int, single bool) (cipher.Params, error) {
+	if _, err := cipher.NewLayout(blockSize); err != nil {
+		return cipher.Params{}, usageError("4096 suits databases best", "%w", err)
+	}
+	p := cipher.Params{Format: cipher.FormatVersion, Suite: cipher.SuiteDouble, Layers: 2, BlockSize: uint32(blockSize)}
+	if single {
+		p.Suite, p.Layers = cipher.SuiteSingle, 1
+	}
+	return p, nil
+}
+
+// initVolume makes a volume in dir.
+func initVolume(con *console, dir string, params cipher.Params, refs storeRefs, names keystore.Names) (err error) {
+	if err := names.Validate(); err != nil {
+		return err
+	}
+	if err := checkEmpty(dir); err != nil {
+		return err
+	}
+	if err := defaultStores(con, refs, names); err != nil {
+		return err
+	}
+	data, infra, err := openStores(con, refs, int(params.Layers))
+	if err != nil {
+		return missingStore(err, refs)
+	}
+	defer wipeStores(data, infra)
+	for _, s := range []*keystore.Store{data, infra} {
+		if err := checkNames(s, names); err != nil {
+			return err
+		}
+	}
+	made, err := makeDir(dir)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, undoInit(dir, made))
+		}
+	}()
+	config, keys, err := keystore.NewVolumeConfig(params, names, data, infra, nil)
+	if err != nil {
+		return err
+	}
+	clearKeys(&keys)
+	if err := format(dir, config, data, infra); err != nil {
+		return err
+	}
+	con.note("made a volume in %s: %s, blocks of %d bytes, cluster %s, group %s",
+		dir, layersText(int(params.Layers)), params.BlockSize, names.Cluster, names.Group)
+	if params.Layers == 1 {
+		con.note("it has ONE layer of encryption: mount it with -o layers=1")
+	}
+	return nil
+}
+
+// format makes the volume's structure, and last of all its config: a
+// directory without one is no volume. It takes the keys from the config, as
+// each mount will.
+func format(dir string, config []byte, data, infra *keystore.Store) error {
+	parsed, err := keystore.ParseConfig(config)
+	if err != nil {
+		return err
+	}
+	params, keys, epoch, err := parsed.Unlock(data, infra)
+	if err != nil {
+		return err
+	}
+	defer clearKeys(&keys)
+	v, err := cipher.NewVolume(params, epoch, keys, nil)
+	if err != nil {
+		return err
+	}
+	defer v.Wipe()
+	root, err := backing.OpenDir(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	if err := volume.Format(root, v); err != nil {
+		return volumeError(err)
+	}
+	return keystore.WriteConfig(dir, config)
+}
+
+// checkEmpty refuses a directory that holds anything.
+func checkEmpty(dir string) error {
+	entries, err := os.ReadDir(dir)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("ciphertext directory: %w", err)
+	case len(entries) == 0:
+		return nil
+	}
+	holds := fmt.Errorf("%s is not empty", dir)
+	if slices.ContainsFunc(entries, func(e os.DirEntry) bool { return strings.HasPrefix(e.Name(), "plyfs.json") }) {
+		holds = fmt.Errorf("%s holds a plyfs volume already", dir)
+	}
+	return &problem{err: holds, code: exitExists, hint: "name a new or an empty directory; one below it, perhaps"}
+}
+
+// defaultStores makes the key stores at the default place if neither is there.
+func defaultStores(con *console, refs storeRefs, names keystore.Names) error {
+	if !refs.IsDefault {
+		return nil
+	}
+	for _, s := range []storeRef{refs.Data, refs.Infra} {
+		if there, err := exists(s.Path); there || err != nil {
+			return err
+		}
+	}
+	con.note("there are no key stores yet")
+	quiet := *con
+	quiet.stdout = con.stderr
+	return makeStores(&quiet, refs, names)
+}
+
+// missingStore says how to make a store that is not there.
+func missingStore(err error, refs storeRefs) error {
+	if !errors.Is(err, keystore.ErrMissing) {
+		return err
+	}
+	hint := "make both with 'plyfs keystore init'"
+	if dir := filepath.Dir(refs.Data.Path); !refs.IsDefault && dir == filepath.Dir(refs.Infra.Path) {
+		hint = "make both with 'plyfs keystore init --keystore " + dir + "'"
+	}
+	for _, s := range []storeRef{refs.Data, refs.Infra} {
+		if there, _ := exists(s.Path); there {
+			hint = s.Path + " is there, so the other one was lost or moved: bring it back"
+		}
+	}
+	return &problem{err: err, code: exitNotVolume, hint: hint}
+}
+
+// checkNames refuses a cluster or group that a store does not hold. A nil
+// store holds all.
+func checkNames(s *keystore.Store, names keystore.Names) error {
+	if s == nil {
+		return nil
+	}
+	if clusters := s.Clusters(); !slices.Contains(clusters, names.Cluster) {
+		return &problem{code: exitNoGroup, err: fmt.Errorf("%s: unknown cluster %q", s.Path(), names.Cluster),
+			hint: "it holds: " + strings.Join(clusters, ", ")}
+	}
+	if groups := s.Groups(names.Cluster); !slices.Contains(groups, names.Group) {
+		return &problem{code: exitNoGroup, err: fmt.Errorf("%s: unknown group %q in cluster %q", s.Path(), names.Group, names.Cluster),
+			hint: "it holds: " + strings.Join(groups, ", ")}
+	}
+	return nil
+}
+
+// makeDir makes dir unless it is there, and reports whether it did.
+func makeDir(dir string) (made bool, err error) {
+	err = os.Mkdir(dir, 0o700)
+	if errors.Is(err, os.ErrExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// undoInit empties a directory that was empty before, after a failure.
+func undoInit(dir string, made bool) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		err = errors.Join(err, os.RemoveAll(filepath.Join(dir, e.Name())))
+	}
+	if made {
+		err = errors.Join(err, os.Remove(dir))
+	}
+	return err
+}
+
+func layersText(n int) string {
+	if n == 1 {
+		return "one layer of encryption"
+	}
+	return "two layers of encryption"
+}

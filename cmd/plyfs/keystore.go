@@ -1,0 +1,141 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/plyfs/plyfs/cmd/internal/mountopt"
+	"github.com/plyfs/plyfs/keystore"
+)
+
+func keystoreCommand(con *console) *cli.Command {
+	return &cli.Command{
+		Name:  "keystore",
+		Usage: "make the key stores of this host",
+		Subcommands: []*cli.Command{{
+			Name:      "init",
+			Usage:     "make a data and an infra key store",
+			UsageText: "plyfs keystore init [OPTION]...",
+			Description: "Each layer of encryption has a key store of its own. It is opened by a key file\n" +
+				"beside it, or by a passphrase. Nothing is ever overwritten.",
+			Flags: append(append(storeFlags(),
+				&cli.BoolFlag{Name: "data-passphrase", Usage: "protect the data layer's store by a passphrase, and ask for it"},
+				&cli.BoolFlag{Name: "infra-passphrase", Usage: "protect the infra layer's store by a passphrase, and ask for it"}),
+				nameFlags()...),
+			Action: func(c *cli.Context) error {
+				if _, err := places(c); err != nil {
+					return err
+				}
+				var o mountopt.Options
+				flagsOverOptions(c, &o)
+				refs, err := storesOf(con, &o)
+				if err != nil {
+					return err
+				}
+				refs.Data.Ask, refs.Infra.Ask = c.Bool("data-passphrase"), c.Bool("infra-passphrase")
+				harden()
+				return makeStores(con, refs, namesOf(c))
+			},
+		}},
+	}
+}
+
+// nameFlags are the cluster and group that something is made for.
+func nameFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "cluster", Value: "default", Usage: "`NAME` of the cluster of machines (default: default)"},
+		&cli.StringFlag{Name: "group", Value: "default", Usage: "`NAME` of the machine group in it (default: default)"},
+	}
+}
+
+func namesOf(c *cli.Context) keystore.Names {
+	return keystore.Names{Cluster: c.String("cluster"), Group: c.String("group")}
+}
+
+// makeStores makes both key stores, or none, and says what to back up.
+func makeStores(con *console, refs storeRefs, names keystore.Names) error {
+	if err := names.Validate(); err != nil {
+		return err
+	}
+	for _, s := range []storeRef{refs.Data, refs.Infra} {
+		for _, path := range s.files() {
+			switch there, err := exists(path); {
+			case err != nil:
+				return err
+			case there:
+				return &problem{err: fmt.Errorf("%s: %w", path, keystore.ErrExists), code: exitExists,
+					hint: "a lost key store is lost data: nothing is overwritten; name another place with --keystore DIR"}
+			}
+		}
+	}
+	if err := refs.Data.create(con, names); err != nil {
+		return err
+	}
+	if err := refs.Infra.create(con, names); err != nil {
+		return errors.Join(err, refs.Data.remove())
+	}
+	con.note("made two key stores for cluster %s, group %s:", names.Cluster, names.Group)
+	for _, s := range []storeRef{refs.Data, refs.Infra} {
+		con.note("  %-5s layer  %s  opened by %s", s.Layer, s.Path, s.openedBy())
+	}
+	con.note("BACK THEM UP NOW, key files and passphrases included, each layer in a different place.")
+	con.note("Without them every volume made with them is lost for good; nobody can recover it.")
+	for _, s := range []storeRef{refs.Data, refs.Infra} {
+		for _, path := range s.files() {
+			con.print("%s\n", path)
+		}
+	}
+	return nil
+}
+
+// isByPassphrase reports whether a store that is to be made asks for one.
+func (s storeRef) isByPassphrase() bool { return s.Ask || s.PassphraseFile != "" }
+
+// files are the files that a new store consists of.
+func (s storeRef) files() []string {
+	if s.isByPassphrase() {
+		return []string{s.Path}
+	}
+	return []string{s.Path, s.keyFile()}
+}
+
+func (s storeRef) keyFile() string {
+	if s.KeyFile != "" {
+		return s.KeyFile
+	}
+	return keystore.DefaultKeyFile(s.Path)
+}
+
+func (s storeRef) openedBy() string {
+	if s.isByPassphrase() {
+		return "a passphrase"
+	}
+	return s.keyFile()
+}
+
+// remove takes a store away that this command has just made.
+func (s storeRef) remove() error {
+	var errs []error
+	for _, path := range s.files() {
+		errs = append(errs, os.Remove(path))
+	}
+	return errors.Join(errs...)
+}
+
+// create makes the store with its key file or passphrase.
+func (s storeRef) create(con *console, names keystore.Names) error {
+	o := keystore.Opener{KeyFile: s.KeyFile}
+	if s.isByPassphrase() {
+		o.Passphrase = func() ([]byte, error) { return con.readPassphrase(s.Layer, s.PassphraseFile, true) }
+	}
+	for _, path := range s.files() {
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			return err
+		}
+	}
+	return keystore.CreateStore(s.Path, s.Layer, o, names)
+}

@@ -1,0 +1,204 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
+
+	"github.com/plyfs/plyfs/cmd/internal/mountopt"
+	"github.com/plyfs/plyfs/keystore"
+)
+
+// mountRequest is what the options say of the mount itself.
+type mountRequest struct {
+	Options mountopt.Options `json:"options"`
+	Layers  int              `json:"layers"` // that the volume must have
+}
+
+func mountCommand(con *console) *cli.Command {
+	return &cli.Command{
+		Name:      "mount",
+		Usage:     "mount a volume",
+		UsageText: "plyfs mount [OPTION]... CIPHERDIR MOUNTPOINT",
+		Description: "It returns when the mount serves; a daemon stays in the background, until\n" +
+			"'plyfs umount' or umount(8).",
+		Flags: append([]cli.Flag{
+			&cli.StringSliceFlag{Name: "o", Aliases: []string{"options"}, Usage: "a list, `OPTION,...`, as in fstab; 'plyfs help options' lists them"},
+			&cli.BoolFlag{Name: "f", Aliases: []string{"foreground"}, Usage: "stay in the foreground, with the log on standard error"},
+			&cli.StringFlag{Name: "cluster", Usage: "refuse a volume of a cluster other than `NAME`"},
+			&cli.StringFlag{Name: "group", Usage: "refuse a volume of a group other than `NAME`"},
+			&cli.StringFlag{Name: "log", Usage: "write the daemon's log to `FILE` (default: syslog, else a file)"},
+			&cli.BoolFlag{Name: "debug", Usage: "log more, and every FUSE request"},
+		}, storeFlags()...),
+		Action: func(c *cli.Context) error {
+			p, err := places(c, "CIPHERDIR", "MOUNTPOINT")
+			if err != nil {
+				return err
+			}
+			o, err := mountopt.Parse(c.StringSlice("o")...)
+			if err != nil {
+				return err
+			}
+			flagsOverOptions(c, &o)
+			for name, field := range map[string]*string{"cluster": &o.Cluster, "group": &o.Group, "log": &o.Log} {
+				if c.IsSet(name) {
+					*field = c.String(name)
+				}
+			}
+			o.Debug = o.Debug || c.Bool("debug")
+			return mount(con, p[0], p[1], o, c.Bool("f"))
+		},
+	}
+}
+
+// mount mounts source at target; it returns when the mount serves, or, in the
+// foreground, when it has ended.
+func mount(con *console, source, target string, o mountopt.Options, foreground bool) error {
+	harden()
+	r, err := newRequest(con, source, target, o)
+	if err != nil {
+		return err
+	}
+	defer r.wipe()
+	if err := checkPlaces(r.Source, r.Target); err != nil {
+		return err
+	}
+	if err := collectPassphrases(con, r); err != nil {
+		return err
+	}
+	if !foreground {
+		return startDaemon(con, r)
+	}
+	r.Log.Stderr = r.Log.File == ""
+	return serve(context.Background(), r, host{note: func(s string) { con.note("%s", s) }, ready: func() {}})
+}
+
+// newRequest makes paths absolute and reads what the options say.
+func newRequest(con *console, source, target string, o mountopt.Options) (*request, error) {
+	if err := o.CheckIdentity(source); err != nil {
+		return nil, err
+	}
+	if !filepath.IsAbs(source) {
+		var err error
+		if source, err = filepath.Abs(source); err != nil {
+			return nil, err
+		}
+	}
+	stores, err := storesOf(con, &o)
+	if err != nil {
+		return nil, err
+	}
+	resolved, err := resolveTarget(target)
+	if err != nil {
+		return nil, &problem{err: fmt.Errorf("mountpoint: %w", err), code: exitMount, hint: "make the directory first"}
+	}
+	log := logChoice{File: o.Log, Fallback: fallbackLog(con, resolved), Debug: o.Debug}
+	if err := makeAbsolute(&log.File); err != nil {
+		return nil, err
+	}
+	layers := o.Layers
+	if layers == 0 {
+		layers = 2
+	}
+	return &request{
+		Source:   source,
+		Target:   resolved,
+		Mount:    mountRequest{Options: o, Layers: layers},
+		Stores:   stores,
+		Log:      log,
+		StateDir: stateDir(con),
+	}, nil
+}
+
+// checkPlaces refuses what cannot be mounted, before anybody is asked for a
+// passphrase. A mount that lost its daemon is taken away.
+func checkPlaces(source, target string) error {
+	if err := checkSource(source); err != nil {
+		return err
+	}
+	mounts, err := readMounts()
+	if err != nil {
+		return err
+	}
+	if m, ok := mountedAt(mounts, target); ok && m.Type == fsType {
+		switch {
+		case isDead(target):
+			if err := unix.Unmount(target, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH); err != nil {
+				return &problem{err: fmt.Errorf("%s: the mount there lost its daemon, and does not unmount: %w", target, err), code: exitBusy}
+			}
+		case m.Source == source:
+			return &problem{err: fmt.Errorf("%s is mounted at %s already", source, target), code: exitBusy, hint: "nothing is to be done; see 'plyfs status'"}
+		default:
+			return &problem{err: fmt.Errorf("%s: another volume is mounted there, %s", target, m.Source), code: exitBusy, hint: "unmount it, or choose another mountpoint"}
+		}
+	}
+	for _, m := range volumeMounts(mounts) {
+		if m.Source == source && !isDead(m.Target) {
+			return &problem{err: fmt.Errorf("%s is mounted at %s already", source, m.Target), code: exitBusy, hint: "a volume is mounted once; use mount --bind for a second place"}
+		}
+	}
+	st, err := os.Stat(target)
+	switch {
+	case err != nil:
+		return &problem{err: fmt.Errorf("mountpoint: %w", err), code: exitMount}
+	case !st.IsDir():
+		return &problem{err: fmt.Errorf("mountpoint %s is not a directory", target), code: exitMount}
+	}
+	return checkNesting(source, target)
+}
+
+func checkSource(source string) error {
+	st, err := os.Stat(source)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return &problem{err: fmt.Errorf("ciphertext directory: %w", err), code: exitNotVolume, hint: "make a volume with 'plyfs init " + source + "'"}
+	case err != nil:
+		return fmt.Errorf("ciphertext directory: %w", err)
+	case !st.IsDir():
+		return &problem{err: fmt.Errorf("%s is not a directory, and so no plyfs volume", source), code: exitNotVolume}
+	}
+	return nil
+}
+
+// checkNesting refuses a mount over or around its own ciphertext, which would
+// wait for itself.
+func checkNesting(source, target string) error {
+	s, err := filepath.EvalSymlinks(source)
+	if err != nil {
+		return err
+	}
+	if s == target || strings.HasPrefix(s, strings.TrimSuffix(target, "/")+"/") || strings.HasPrefix(target, s+"/") {
+		return usageError("choose a mountpoint outside of the ciphertext directory", "%s and %s lie one in the other", source, target)
+	}
+	return nil
+}
+
+// collectPassphrases reads those that the key stores ask for. The daemon has
+// no terminal, and none of the caller's descriptors.
+func collectPassphrases(con *console, r *request) error {
+	for _, s := range []struct {
+		ref  storeRef
+		into *[]byte
+	}{{r.Stores.Data, &r.Data}, {r.Stores.Infra, &r.Infra}} {
+		if s.ref.Layer == 2 && r.Mount.Layers < 2 {
+			continue
+		}
+		info, err := keystore.ReadStoreInfo(s.ref.Path)
+		if err != nil {
+			return err
+		}
+		if info.Protection != keystore.ByPassphrase {
+			continue
+		}
+		if *s.into, err = con.readPassphrase(s.ref.Layer, s.ref.PassphraseFile, false); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,111 @@
+package main
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// runFile is what a daemon leaves under /run while it serves, for status and
+// umount. It goes when the volume is closed cleanly; one that is left over
+// tells that it was not. It holds no secret.
+type runFile struct {
+	PID        int         `json:"pid"`
+	Start      string      `json:"start"` // field 22 of /proc/PID/stat: with PID, the process for good
+	Source     string      `json:"source"`
+	Target     string      `json:"target"`
+	Since      time.Time   `json:"since"`
+	ReadOnly   bool        `json:"read_only"`
+	Layers     int         `json:"layers"`
+	Log        string      `json:"log"`
+	Stores     []storeNote `json:"key_stores"`
+	CloseError string      `json:"close_error,omitempty"` // why the volume could not be closed cleanly
+}
+
+// storeNote says what guards a layer's key.
+type storeNote struct {
+	Layer      string `json:"layer"`
+	Path       string `json:"path"`
+	Protection string `json:"protection"`
+	KeyFile    string `json:"key_file,omitempty"`
+}
+
+// stateDir returns where run files of this user lie, or "".
+func stateDir(con *console) string {
+	if os.Geteuid() == 0 {
+		return "/run/plyfs"
+	}
+	if dir := con.getenv("XDG_RUNTIME_DIR"); dir != "" {
+		return filepath.Join(dir, "plyfs")
+	}
+	return ""
+}
+
+// runPath is the run file of a mountpoint.
+func runPath(dir, target string) string {
+	sum := sha256.Sum256([]byte(target))
+	return filepath.Join(dir, hex.EncodeToString(sum[:8])+".json")
+}
+
+// writeRunFile writes r, replacing what is there.
+func writeRunFile(dir string, r *runFile) error {
+	if dir == "" {
+		return nil
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	b, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	path := runPath(dir, r.Target)
+	tmp := fmt.Sprintf("%s.%d", path, os.Getpid())
+	if err := os.WriteFile(tmp, append(b, '\n'), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(tmp, path)
+}
+
+// readRunFile returns the run file of a mountpoint, or nil.
+func readRunFile(dir, target string) *runFile {
+	if dir == "" {
+		return nil
+	}
+	b, err := os.ReadFile(runPath(dir, target))
+	if err != nil {
+		return nil
+	}
+	var r runFile
+	if json.Unmarshal(b, &r) != nil || r.Target != target {
+		return nil
+	}
+	return &r
+}
+
+// alive reports whether the daemon still runs.
+func (r *runFile) alive() bool {
+	start, err := startOf(r.PID)
+	return err == nil && start == r.Start
+}
+
+// startOf returns when a process started, in the kernel's ticks since boot.
+func startOf(pid int) (string, error) {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return "", err
+	}
+	// The name in field 2 may hold anything; what follows it does not.
+	rest := string(b[strings.LastIndexByte(string(b), ')')+1:])
+	f := strings.Fields(rest)
+	if len(f) < 20 {
+		return "", fmt.Errorf("process %d: unexpected stat", pid)
+	}
+	return f[19], nil
+}

@@ -1,0 +1,124 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/term"
+
+	"github.com/plyfs/plyfs/cipher"
+)
+
+// maxPassphrase bounds what is read as a passphrase, in bytes.
+const maxPassphrase = 4096
+
+// readPassphrase returns a layer's passphrase: from a file, from the open
+// descriptor N where from is fd:N, or by asking at the terminal where from is
+// empty; twice where it is a new one. One line end is cut off. The caller owns
+// the bytes and wipes them.
+func (c *console) readPassphrase(layer cipher.Layer, from string, isNew bool) ([]byte, error) {
+	if from == "" {
+		return c.askPassphrase(layer, isNew)
+	}
+	f, err := openPassphrase(from)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxPassphrase+2))
+	if err != nil {
+		clear(b)
+		return nil, fmt.Errorf("passphrase of the %s layer: %w", layer, err)
+	}
+	p, err := trimPassphrase(b)
+	if err != nil {
+		clear(b)
+		return nil, &problem{err: fmt.Errorf("passphrase of the %s layer from %s: %w", layer, from, err), code: exitUsage}
+	}
+	return p, nil
+}
+
+func openPassphrase(from string) (*os.File, error) {
+	number, isFD := strings.CutPrefix(from, "fd:")
+	if !isFD {
+		f, err := os.Open(from)
+		if err != nil {
+			return nil, &problem{err: fmt.Errorf("passphrase file: %w", err), code: exitUsage, hint: "name a file that holds the passphrase and nothing else"}
+		}
+		return f, nil
+	}
+	n, err := strconv.Atoi(number)
+	if err != nil || n < 0 {
+		return nil, usageError("fd:3, for example", "%q does not name a descriptor", from)
+	}
+	return os.NewFile(uintptr(n), from), nil
+}
+
+// trimPassphrase cuts off one line end and refuses what cannot be meant.
+func trimPassphrase(b []byte) ([]byte, error) {
+	b = bytes.TrimSuffix(b, []byte("\n"))
+	b = bytes.TrimSuffix(b, []byte("\r"))
+	switch {
+	case len(b) == 0:
+		return nil, errors.New("it is empty")
+	case len(b) > maxPassphrase:
+		return nil, fmt.Errorf("it is longer than %d bytes", maxPassphrase)
+	case bytes.ContainsAny(b, "\n\x00"):
+		return nil, errors.New("it holds more than one line")
+	}
+	return b, nil
+}
+
+// askPassphrase asks at the terminal, not at standard input.
+func (c *console) askPassphrase(layer cipher.Layer, isNew bool) ([]byte, error) {
+	tty, err := c.tty()
+	if err != nil {
+		return nil, &problem{
+			err:  fmt.Errorf("the %s layer's key store needs a passphrase, and there is no terminal to ask at", layer),
+			code: exitUsage,
+			hint: fmt.Sprintf("give --%s-passphrase-file FILE, or the mount option %s-passphrase-file=FILE", layer, layer),
+		}
+	}
+	defer tty.Close()
+	what := fmt.Sprintf("Passphrase of the %s layer's key store: ", layer)
+	if isNew {
+		what = fmt.Sprintf("New passphrase for the %s layer's key store: ", layer)
+	}
+	p, err := ask(tty, what)
+	if err != nil {
+		return nil, fmt.Errorf("passphrase of the %s layer: %w", layer, err)
+	}
+	if !isNew {
+		return p, nil
+	}
+	again, err := ask(tty, "The same once more: ")
+	defer clear(again)
+	if err != nil {
+		return nil, fmt.Errorf("passphrase of the %s layer: %w", layer, err)
+	}
+	if !bytes.Equal(p, again) {
+		clear(p)
+		return nil, usageError("", "the two passphrases differ")
+	}
+	return p, nil
+}
+
+func ask(tty *os.File, prompt string) ([]byte, error) {
+	fmt.Fprint(tty, prompt)
+	b, err := term.ReadPassword(int(tty.Fd()))
+	fmt.Fprintln(tty)
+	if err != nil {
+		return nil, err
+	}
+	p, err := trimPassphrase(b)
+	if err != nil {
+		clear(b)
+		return nil, &problem{err: err, code: exitUsage}
+	}
+	return p, nil
+}

@@ -1,0 +1,356 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/plyfs/plyfs/cipher"
+	"github.com/plyfs/plyfs/fs"
+	"github.com/plyfs/plyfs/fs/backing"
+	"github.com/plyfs/plyfs/fs/journal"
+	"github.com/plyfs/plyfs/fs/volume"
+	"github.com/plyfs/plyfs/keystore"
+)
+
+// host is what a daemon needs of its surroundings.
+type host struct {
+	note  func(string) // something to tell whoever waits for the mount
+	ready func()       // the mount serves
+}
+
+const (
+	// lockWait is how long a mount waits for one that is ending.
+	lockWait = 60 * time.Second
+	// lockStep is how often it looks whether it is still wanted.
+	lockStep = 250 * time.Millisecond
+)
+
+// serve mounts what r asks for, tells h when it serves, and returns when it
+// has ended and the volume is closed. ctx ends it before it serves.
+func serve(ctx context.Context, r *request, h host) (err error) {
+	unix.Umask(0)
+	harden()
+	raiseLimits()
+	signal.Ignore(unix.SIGPIPE) // a log reader that goes away must not end the mount
+
+	log, err := openLog(r.Log)
+	if err != nil {
+		return err
+	}
+	defer log.close()
+	defer func() {
+		if err != nil {
+			log.Error("mount ended", "source", r.Source, "target", r.Target, "error", err)
+		}
+	}()
+	u, err := unlock(r)
+	r.wipe()
+	if err != nil {
+		return err
+	}
+	defer u.cipher.Wipe()
+	for _, w := range u.warnings {
+		log.Warn(w, "source", r.Source)
+		h.note("warning: " + w)
+	}
+	m, err := openVolume(ctx, r, u, log.Logger, h)
+	if err != nil {
+		return err
+	}
+	defer m.lock.Close()
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
+	defer signal.Stop(signals)
+	if err := m.mount(ctx); err != nil {
+		return err
+	}
+	if err := m.writeRunFile(log.Place); err != nil {
+		log.Warn("status will not know this mount's process", "error", err)
+	}
+	log.Info("mounted", "source", r.Source, "target", r.Target, "layers", u.params.Layers,
+		"block_size", u.params.BlockSize, "read_only", r.Mount.Options.ReadOnly)
+	h.ready()
+	err = m.wait(signals, log)
+	m.endRunFile(err)
+	if err != nil {
+		return fmt.Errorf("close the volume: %w", err)
+	}
+	log.Info("unmounted, volume closed", "source", r.Source, "target", r.Target)
+	return nil
+}
+
+// unlocked is a volume whose keys are at hand.
+type unlocked struct {
+	params   cipher.Params
+	cipher   *cipher.Volume
+	notes    []storeNote
+	warnings []string // about the config
+}
+
+// unlock reads the volume's config, checks what the caller asserts of it, and
+// unwraps its keys.
+func unlock(r *request) (*unlocked, error) {
+	config, err := readConfig(r.Source)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkAsserted(config, r.Mount); err != nil {
+		return nil, err
+	}
+	con := &console{tty: func() (*os.File, error) { return nil, errors.New("no terminal") }}
+	data, infra, err := openStores(con, r.withPassphrases(), r.Mount.Layers)
+	if err != nil {
+		return nil, err
+	}
+	defer wipeStores(data, infra)
+	params, keys, epoch, err := config.Unlock(data, infra)
+	if err != nil {
+		return nil, err
+	}
+	defer clearKeys(&keys)
+	v, err := cipher.NewVolume(params, epoch, keys, nil)
+	if err != nil {
+		return nil, err
+	}
+	u := &unlocked{params: params, cipher: v, warnings: config.Warnings()}
+	for _, s := range []*keystore.Store{data, infra} {
+		if s != nil {
+			u.notes = append(u.notes, noteOf(s, r.Stores))
+		}
+	}
+	return u, nil
+}
+
+func noteOf(s *keystore.Store, refs storeRefs) storeNote {
+	n := storeNote{Layer: s.Layer().String(), Path: s.Path(), Protection: s.Info().Protection.String()}
+	if s.Info().Protection == keystore.ByKeyFile {
+		ref := refs.Data
+		if s.Layer() == cipher.LayerInfra {
+			ref = refs.Infra
+		}
+		n.KeyFile = ref.keyFile()
+	}
+	return n
+}
+
+// readConfig reads a ciphertext directory's plyfs.json.
+func readConfig(dir string) (*keystore.Config, error) {
+	config, err := keystore.ReadConfig(dir)
+	if errors.Is(err, keystore.ErrMissing) {
+		return nil, &problem{err: fmt.Errorf("%s is not a plyfs volume: %w", dir, err), code: exitNotVolume,
+			hint: "name the ciphertext directory that 'plyfs init' made"}
+	}
+	return config, err
+}
+
+// checkAsserted compares what the caller says of the volume with what it says
+// of itself. What it says is authenticated later, by Unlock; a lie there is
+// found then.
+func checkAsserted(config *keystore.Config, m mountRequest) error {
+	failed := func(hint, format string, args ...any) error {
+		return &problem{err: fmt.Errorf(format, args...), code: exitAssertion, hint: hint}
+	}
+	if have := len(config.Layers()); have != m.Layers {
+		if have == 1 {
+			return failed("mount it with -o layers=1 if that is what you made; if not, plyfs.json was changed",
+				"the volume has one layer of encryption, and two are expected")
+		}
+		return failed("mount it without layers=1", "the volume has %d layers of encryption, and %d is expected", have, m.Layers)
+	}
+	for _, layer := range config.Layers() {
+		for _, slot := range config.Slots(layer) {
+			if c := m.Options.Cluster; c != "" && c != slot.Names.Cluster {
+				return failed("see 'plyfs info'", "the volume is of cluster %q, not %q", slot.Names.Cluster, c)
+			}
+			if g := m.Options.Group; g != "" && g != slot.Names.Group {
+				return failed("see 'plyfs info'", "the volume is of group %q, not %q", slot.Names.Group, g)
+			}
+		}
+	}
+	return nil
+}
+
+// mounting is a mount on its way, and then live.
+type mounting struct {
+	r      *request
+	u      *unlocked
+	log    *slog.Logger
+	lock   *volume.DirLock
+	volume *volume.Volume
+	server *fs.Server
+}
+
+// openVolume takes the volume's lock and opens it.
+func openVolume(ctx context.Context, r *request, u *unlocked, log *slog.Logger, h host) (*mounting, error) {
+	root, err := backing.OpenDir(r.Source)
+	if err != nil {
+		return nil, fmt.Errorf("ciphertext directory: %w", err)
+	}
+	lock, err := takeLock(ctx, root, r.Source, lockWait, h.note)
+	if err != nil {
+		root.Close()
+		return nil, err
+	}
+	v, err := volume.Open(volume.Config{Root: root, Cipher: u.cipher, ReadOnly: r.Mount.Options.ReadOnly, Log: log})
+	if err != nil {
+		lock.Close()
+		root.Close()
+		return nil, volumeError(err)
+	}
+	return &mounting{r: r, u: u, log: log, lock: lock, volume: v}, nil
+}
+
+// takeLock takes the lock on a volume and waits for a mount that is ending.
+func takeLock(ctx context.Context, root backing.Dir, source string, wait time.Duration, note func(string)) (*volume.DirLock, error) {
+	for start, told := time.Now(), false; ; {
+		lock, err := volume.Lock(root, lockStep)
+		switch {
+		case err == nil:
+			return lock, nil
+		case !errors.Is(err, volume.ErrBusy):
+			return nil, volumeError(err)
+		case ctx.Err() != nil:
+			return nil, context.Cause(ctx)
+		case time.Since(start) >= wait:
+			return nil, &problem{err: fmt.Errorf("%s: %w", source, err), code: exitBusy,
+				hint: "it is mounted, perhaps in another mount namespace or container, or on another host; a volume is mounted once"}
+		case !told:
+			told = true
+			note(fmt.Sprintf("%s is still in use by a mount that is ending; waiting up to %d s", source, int(wait.Seconds())))
+		}
+	}
+}
+
+// volumeError gives errors of the engine their exit codes.
+func volumeError(err error) error {
+	switch {
+	case errors.Is(err, volume.ErrNotVolume):
+		return &problem{err: err, code: exitNotVolume, hint: "name the ciphertext directory that 'plyfs init' made"}
+	case errors.Is(err, volume.ErrBusy):
+		return &problem{err: err, code: exitBusy}
+	case errors.Is(err, volume.ErrExists):
+		return &problem{err: err, code: exitExists}
+	case errors.Is(err, journal.ErrVersion):
+		return &problem{err: err, code: exitVersion, hint: "use a newer plyfs"}
+	case errors.Is(err, journal.ErrTampered):
+		return &problem{err: err, code: exitTampered, hint: "restore the ciphertext directory whole from one backup; do not trust what wrote to it"}
+	}
+	return err
+}
+
+// mount hands the volume to the kernel.
+func (m *mounting) mount(ctx context.Context) error {
+	if ctx.Err() != nil {
+		m.volume.Close()
+		return context.Cause(ctx)
+	}
+	o := &m.r.Mount.Options
+	server, err := fs.Mount(m.r.Target, m.volume, fs.Options{
+		Source:      m.r.Source,
+		AllowOther:  o.AllowOther.Or(os.Geteuid() == 0),
+		ReadOnly:    o.ReadOnly,
+		Suid:        o.Suid,
+		Dev:         o.Dev,
+		NoExec:      o.NoExec,
+		Sync:        o.Sync,
+		DirSync:     o.DirSync,
+		NoAtime:     o.NoAtime,
+		StrictAtime: o.StrictAtime,
+		NoDirAtime:  o.NoDirAtime,
+		LazyTime:    o.LazyTime,
+		Debug:       o.Debug,
+		Log:         m.log,
+	})
+	if err != nil {
+		return &problem{err: errors.Join(fmt.Errorf("mount at %s: %w", m.r.Target, err), m.volume.Close()), code: exitMount, hint: mountHint(err)}
+	}
+	m.server = server
+	return nil
+}
+
+func mountHint(err error) string {
+	switch {
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
+		return "is the kernel's fuse module there? try: modprobe fuse; a container needs the device /dev/fuse"
+	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
+		return "mount as root; in a container, with CAP_SYS_ADMIN"
+	}
+	return ""
+}
+
+// wait serves until the mount ends, and returns the error of closing the
+// volume. SIGTERM and SIGINT unmount; SIGHUP opens the log file anew.
+func (m *mounting) wait(signals <-chan os.Signal, log *daemonLog) error {
+	ended := make(chan error, 1)
+	go func() { ended <- m.server.Wait() }()
+	for {
+		select {
+		case err := <-ended:
+			return err
+		case s := <-signals:
+			if s == unix.SIGHUP {
+				log.reopen()
+				continue
+			}
+			m.unmount(s, log)
+		}
+	}
+}
+
+// unmount ends the mount. While files are open in it, it is taken out of the
+// tree and served on until the last is closed: killing it would lose nothing
+// that was synced, but take a database's files from under it.
+func (m *mounting) unmount(s os.Signal, log *daemonLog) {
+	log.Info("unmounting", "target", m.r.Target, "signal", s.String())
+	err := m.server.Unmount()
+	if err == nil {
+		return
+	}
+	log.Warn("files are open; the mount is detached and serves them until they are closed", "target", m.r.Target, "error", err)
+	if err := unix.Unmount(m.r.Target, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH); err != nil {
+		log.Error("cannot detach the mount", "target", m.r.Target, "error", err)
+	}
+}
+
+func (m *mounting) runFile(place string) *runFile {
+	start, _ := startOf(os.Getpid())
+	return &runFile{
+		PID: os.Getpid(), Start: start, Source: m.r.Source, Target: m.r.Target, Since: time.Now().UTC().Truncate(time.Second),
+		ReadOnly: m.r.Mount.Options.ReadOnly, Layers: int(m.u.params.Layers), Log: place, Stores: m.u.notes,
+	}
+}
+
+func (m *mounting) writeRunFile(place string) error {
+	return writeRunFile(m.r.StateDir, m.runFile(place))
+}
+
+// endRunFile takes the run file away, or, where the volume could not be
+// closed, leaves in it why. It is called with the lock held, so that whoever
+// finds the lock free finds the run file final.
+func (m *mounting) endRunFile(closing error) {
+	if m.r.StateDir == "" {
+		return
+	}
+	if closing == nil {
+		os.Remove(runPath(m.r.StateDir, m.r.Target))
+		return
+	}
+	f := m.runFile("")
+	f.CloseError = closing.Error()
+	writeRunFile(m.r.StateDir, f)
+}
+
+// withPassphrases returns the stores with their passphrases at hand: they are
+// read already, and none is asked for here.
+func (r *request) withPassphrases() storeRefs {
+	refs := r.Stores
+	refs.Data.secret, refs.Infra.secret = r.Data, r.Infra
+	return refs
+}

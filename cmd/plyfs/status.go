@@ -1,0 +1,172 @@
+package main
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/plyfs/plyfs/keystore"
+)
+
+// mountStatus is what is known of one mount.
+type mountStatus struct {
+	MountPoint string      `json:"mountpoint"`
+	CipherDir  string      `json:"cipherdir"`
+	State      string      `json:"state"`             // serving, or dead: its daemon is gone and the volume unclean
+	PID        int         `json:"pid,omitempty"`     // of the daemon, where known
+	Since      *time.Time  `json:"since,omitempty"`   // where known
+	Options    string      `json:"options"`           // as in /proc/mounts
+	ReadOnly   bool        `json:"read_only"`         //
+	Layers     int         `json:"layers,omitempty"`  // as plyfs.json says
+	Cluster    string      `json:"cluster,omitempty"` // of the data layer's first slot
+	Group      string      `json:"group,omitempty"`
+	Stores     []storeNote `json:"key_stores,omitempty"`
+	Log        string      `json:"log,omitempty"`
+	Notes      []string    `json:"notes"`
+}
+
+const (
+	stateServing = "serving"
+	stateDead    = "dead"
+)
+
+func statusCommand(con *console) *cli.Command {
+	return &cli.Command{
+		Name:        "status",
+		Usage:       "show what is mounted, and how its keys are protected",
+		UsageText:   "plyfs status [--json] [MOUNTPOINT]",
+		Description: "Without a mountpoint it shows all volumes that are mounted here.",
+		Flags:       []cli.Flag{jsonFlag()},
+		Action: func(c *cli.Context) error {
+			p, err := places(c, "[MOUNTPOINT]")
+			if err != nil {
+				return err
+			}
+			return status(con, p[0], c.Bool("json"))
+		},
+	}
+}
+
+// status prints one mount or all. With a mountpoint the JSON answer is an
+// object, else a list. A dead mount that was asked for by name is an error.
+func status(con *console, target string, asJSON bool) error {
+	mounts, err := readMounts()
+	if err != nil {
+		return err
+	}
+	if target == "" {
+		all := []*mountStatus{}
+		for _, m := range volumeMounts(mounts) {
+			all = append(all, statusOf(con, m))
+		}
+		if asJSON {
+			return con.json(all)
+		}
+		for i, s := range all {
+			if i > 0 {
+				con.print("\n")
+			}
+			s.print(con)
+		}
+		if len(all) == 0 {
+			con.note("no volume is mounted")
+		}
+		return nil
+	}
+	resolved, err := resolveTarget(target)
+	if err != nil {
+		return err
+	}
+	m, ok := mountedAt(mounts, resolved)
+	if !ok || m.Type != fsType {
+		return errNotMounted(resolved, whereMounted(mounts, resolved))
+	}
+	s := statusOf(con, m)
+	if asJSON {
+		err = con.json(s)
+	} else {
+		s.print(con)
+	}
+	if err == nil && s.State == stateDead {
+		return &problem{err: fmt.Errorf("%s has lost its daemon", resolved), code: exitFailure,
+			hint: "mount it again with 'plyfs mount'; what fsync acknowledged is there"}
+	}
+	return err
+}
+
+func statusOf(con *console, m mountEntry) *mountStatus {
+	s := &mountStatus{MountPoint: m.Target, CipherDir: m.Source, State: stateServing, Options: m.Options, Notes: []string{}}
+	if isDead(m.Target) {
+		s.State = stateDead
+		s.Notes = append(s.Notes, "the daemon is gone, and the volume was not closed cleanly")
+	}
+	for o := range strings.SplitSeq(m.Options, ",") {
+		s.ReadOnly = s.ReadOnly || o == "ro"
+	}
+	if config, err := keystore.ReadConfig(m.Source); err == nil {
+		s.Layers = len(config.Layers())
+		for _, slot := range config.Slots(config.Layers()[0]) {
+			s.Cluster, s.Group = slot.Names.Cluster, slot.Names.Group
+			break
+		}
+	}
+	if r := readRunFile(stateDir(con), m.Target); r != nil {
+		s.Stores, s.Log = r.Stores, r.Log
+		if r.alive() {
+			s.PID, s.Since = r.PID, &r.Since
+		}
+	}
+	if s.Layers == 1 {
+		s.Notes = append(s.Notes, "the volume has one layer of encryption")
+	}
+	if note := sharedProtection(s.Stores); note != "" {
+		s.Notes = append(s.Notes, note)
+	}
+	return s
+}
+
+// sharedProtection says so when whoever gets at one layer's key gets at the
+// other's in the same place.
+func sharedProtection(stores []storeNote) string {
+	if len(stores) < 2 {
+		return ""
+	}
+	a, b := stores[0], stores[1]
+	if a.Protection != keystore.ByKeyFile.String() || b.Protection != a.Protection {
+		return ""
+	}
+	if dir := filepath.Dir(a.KeyFile); dir == filepath.Dir(b.KeyFile) && filepath.Dir(a.Path) == filepath.Dir(b.Path) && dir == filepath.Dir(a.Path) {
+		return "both key stores and their key files lie in " + dir + ": whoever reads that directory has both layers"
+	}
+	return "both key stores are opened by key files on this host: whoever is root here has both layers"
+}
+
+func (s *mountStatus) print(con *console) {
+	state := s.State
+	if s.PID != 0 {
+		state += fmt.Sprintf(", process %d, since %s", s.PID, s.Since.Local().Format(time.DateTime))
+	}
+	rows := [][2]string{{"ciphertext", s.CipherDir}, {"state", state}, {"options", s.Options}}
+	if s.Layers != 0 {
+		rows = append(rows, [2]string{"layers", layersText(s.Layers)},
+			[2]string{"keys of", fmt.Sprintf("cluster %s, group %s", s.Cluster, s.Group)})
+	}
+	for _, k := range s.Stores {
+		guard := k.Protection
+		if k.KeyFile != "" {
+			guard += " " + k.KeyFile
+		}
+		rows = append(rows, [2]string{k.Layer + " key", k.Path + ", opened by " + guard})
+	}
+	if s.Log != "" {
+		rows = append(rows, [2]string{"log", s.Log})
+	}
+	for _, n := range s.Notes {
+		rows = append(rows, [2]string{"note", n})
+	}
+	con.print("%s\n", s.MountPoint)
+	con.table("   ", rows)
+}

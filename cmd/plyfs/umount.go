@@ -1,0 +1,176 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
+
+	"github.com/plyfs/plyfs/fs/backing"
+	"github.com/plyfs/plyfs/fs/volume"
+)
+
+func umountCommand(con *console) *cli.Command {
+	return &cli.Command{
+		Name:      "umount",
+		Usage:     "unmount a volume and wait until it is closed",
+		UsageText: "plyfs umount MOUNTPOINT",
+		Description: "When it returns with 0 the volume is closed cleanly and the ciphertext directory\n" +
+			"at rest. umount(8) works as well and loses nothing, but does not wait for that.",
+		Action: func(c *cli.Context) error {
+			p, err := places(c, "MOUNTPOINT")
+			if err != nil {
+				return err
+			}
+			return umount(con, p[0])
+		},
+	}
+}
+
+// closeWait bounds how long umount waits for a daemon that cannot be seen.
+const closeWait = 60 * time.Second
+
+// umount unmounts target and waits for its daemon's end.
+func umount(con *console, target string) error {
+	target, err := resolveTarget(target)
+	if err != nil {
+		return err
+	}
+	mounts, err := readMounts()
+	if err != nil {
+		return err
+	}
+	m, ok := mountedAt(mounts, target)
+	if !ok || m.Type != fsType {
+		return errNotMounted(target, whereMounted(mounts, target))
+	}
+	run := readRunFile(stateDir(con), target)
+	dead := isDead(target)
+	if err := detach(target); err != nil {
+		return err
+	}
+	if dead {
+		con.warn("%s had lost its daemon; the volume was not closed cleanly", target)
+		return nil
+	}
+	for _, other := range mounts {
+		if other.Device == m.Device && other.Target != target {
+			con.note("the volume is still mounted at %s", other.Target)
+			return nil
+		}
+	}
+	return awaitClosed(con, m.Source, target, run)
+}
+
+// whereMounted helps somebody who named the wrong place.
+func whereMounted(mounts []mountEntry, place string) string {
+	for _, m := range volumeMounts(mounts) {
+		if m.Source == place {
+			return "it is mounted at " + m.Target
+		}
+	}
+	return "see 'plyfs status'"
+}
+
+// detach is umount(2), through fusermount3 for users who may not.
+func detach(target string) error {
+	err := unix.Unmount(target, unix.UMOUNT_NOFOLLOW)
+	if errors.Is(err, unix.EPERM) {
+		if out, e := exec.Command("fusermount3", "-u", target).CombinedOutput(); e == nil {
+			return nil
+		} else if strings.Contains(string(out), "busy") {
+			err = unix.EBUSY
+		}
+	}
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, unix.EBUSY):
+		hint := "close the files that are open in it, and leave its directories"
+		if users := usersOf(target); len(users) > 0 {
+			hint = "in use by " + strings.Join(users, ", ")
+		}
+		return &problem{err: fmt.Errorf("%s is busy", target), code: exitBusy, hint: hint}
+	}
+	return fmt.Errorf("unmount %s: %w", target, err)
+}
+
+// awaitClosed returns when the daemon has closed the volume and given up its
+// lock. What the run file says then is final.
+func awaitClosed(con *console, source, target string, run *runFile) error {
+	root, err := backing.OpenDir(source)
+	if err != nil {
+		return fmt.Errorf("ciphertext directory: %w", err)
+	}
+	defer root.Close()
+	for start, told := time.Now(), false; ; {
+		lock, err := volume.Lock(root, lockStep)
+		if err == nil {
+			lock.Close()
+			break
+		}
+		if !errors.Is(err, volume.ErrBusy) {
+			return volumeError(err)
+		}
+		if waited := time.Since(start); waited > closeWait && (run == nil || !run.alive()) {
+			return &problem{err: fmt.Errorf("%s is unmounted here, but the volume is still in use", target), code: exitBusy,
+				hint: "another mount namespace or container may hold the mount"}
+		} else if waited > 2*time.Second && !told {
+			told = true
+			con.note("waiting until the volume is closed")
+		}
+	}
+	if run == nil {
+		return nil // nothing is known of its end
+	}
+	left := readRunFile(stateDir(con), target)
+	if left == nil || left.PID != run.PID || left.Start != run.Start {
+		return nil
+	}
+	os.Remove(runPath(stateDir(con), target))
+	if left.CloseError == "" {
+		left.CloseError = "its daemon ended early"
+	}
+	return &problem{err: fmt.Errorf("%s is unmounted, but the volume was not closed cleanly: %s", target, left.CloseError), code: exitIO,
+		hint: "the log has more: " + run.Log}
+}
+
+// usersOf names processes that keep a mount busy: their working or root
+// directory, an open file or a mapping lies in it. It needs root to see all.
+func usersOf(target string) []string {
+	procs, _ := filepath.Glob("/proc/[0-9]*")
+	var users []string
+	for _, proc := range procs {
+		if !usesMount(proc, target) {
+			continue
+		}
+		name, _ := os.ReadFile(proc + "/comm")
+		users = append(users, fmt.Sprintf("%s (process %s)", strings.TrimSpace(string(name)), filepath.Base(proc)))
+	}
+	slices.SortFunc(users, func(a, b string) int { return len(a) - len(b) })
+	if len(users) > 5 {
+		users = append(users[:5], strconv.Itoa(len(users)-5)+" more")
+	}
+	return users
+}
+
+func usesMount(proc, target string) bool {
+	links, _ := filepath.Glob(proc + "/fd/*")
+	maps, _ := filepath.Glob(proc + "/map_files/*")
+	links = append(append(links, maps...), proc+"/cwd", proc+"/root")
+	for _, link := range links {
+		to, err := os.Readlink(link)
+		if err == nil && (to == target || strings.HasPrefix(to, target+"/")) {
+			return true
+		}
+	}
+	return false
+}

@@ -22,6 +22,8 @@ const (
 	recordGroup   = 3
 )
 
+const fullHint = "This key store is full: make another one, for other clusters."
+
 // errRecordKind reports a record that a later version of the format defines.
 var errRecordKind = errors.New("unknown kind of record")
 
@@ -88,7 +90,7 @@ func (c *content) addCluster(name string) error {
 		return &fault{what: "cluster " + name, kind: ErrExists, hint: "The key store holds this cluster already; nothing has to be done."}
 	}
 	if len(c.clusters) >= maxClusters {
-		return &fault{what: fmt.Sprintf("more than %d clusters in one key store", maxClusters), kind: ErrUsage}
+		return &fault{what: fmt.Sprintf("more than %d clusters in one key store", maxClusters), kind: ErrUsage, hint: fullHint}
 	}
 	c.clusters = slices.Insert(c.clusters, i, cluster{name: name, epoch: 1})
 	return nil
@@ -109,7 +111,7 @@ func (c *content) addGroup(n Names) error {
 		total += len(cl.groups)
 	}
 	if total >= maxGroups {
-		return &fault{what: fmt.Sprintf("more than %d groups in one key store", maxGroups), kind: ErrUsage}
+		return &fault{what: fmt.Sprintf("more than %d groups in one key store", maxGroups), kind: ErrUsage, hint: fullHint}
 	}
 	cl.groups = slices.Insert(cl.groups, i, group{name: n.Group, epoch: 1})
 	return nil

@@ -76,6 +76,7 @@ var hints = []struct {
 	{ErrBusy, "Wait for the other plyfs command to end, then try again."},
 	{ErrStale, "Somebody changed the volume's keys meanwhile: read the config again and repeat the change."},
 	{ErrName, "Names are 1 to 63 characters of a-z, 0-9 and '-'."},
+	{ErrUsage, "Check what the command was given (plyfs help)."},
 	{fs.ErrPermission, "Run plyfs as root or as the owner of the file."},
 }
 

@@ -46,14 +46,23 @@ func decodeKeyFile(b []byte, want cipher.Layer) (*secret, error) {
 	if !ok {
 		return nil, ErrTampered
 	}
-	version, rest, _ := bytes.Cut(rest, []byte{' '})
+	version, rest, more := bytes.Cut(rest, []byte{' '})
 	if string(version) != keyFileVersion {
 		if _, err := strconv.ParseUint(string(version), 10, 16); err == nil {
 			return nil, ErrVersion
 		}
+		if len(version) == 0 && !more {
+			return nil, ErrTruncated
+		}
 		return nil, ErrTampered
 	}
-	name, rest, _ := bytes.Cut(rest, []byte{' '})
+	name, rest, more := bytes.Cut(rest, []byte{' '})
+	if !more && (bytes.HasPrefix([]byte(cipher.LayerData.String()), name) || bytes.HasPrefix([]byte(cipher.LayerInfra.String()), name)) {
+		return nil, ErrTruncated
+	}
+	if string(name) != cipher.LayerData.String() && string(name) != cipher.LayerInfra.String() {
+		return nil, ErrTampered
+	}
 	rest = bytes.TrimSuffix(rest, []byte{'\n'})
 	if l := 2*keySize + 1 + 8; len(rest) < l {
 		return nil, ErrTruncated

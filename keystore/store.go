@@ -50,12 +50,8 @@ func ReadStoreInfo(path string) (StoreInfo, error) {
 // readStore reads and parses the file of a store.
 func readStore(path string) ([]byte, *storeHeader, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, &fault{what: "key store " + path, kind: ErrMissing, cause: fs.ErrNotExist,
-			hint: "Make key stores with plyfs keystore init, or say where they are (--keystore, --data-keystore, --infra-keystore)."}
-	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("key store: %w", err)
+		return nil, nil, storeFileError(path, err)
 	}
 	defer f.Close()
 	b, err := readLimited(f, storeMaxSize)
@@ -67,6 +63,15 @@ func readStore(path string) ([]byte, *storeHeader, error) {
 		return nil, nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return b, h, nil
+}
+
+// storeFileError tells a store that is not there from other errors of the filesystem.
+func storeFileError(path string, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return &fault{what: "key store " + path, kind: ErrMissing, cause: fs.ErrNotExist,
+			hint: "Make key stores with plyfs keystore init, or say where they are (--keystore, --data-keystore, --infra-keystore)."}
+	}
+	return fmt.Errorf("key store: %w", err)
 }
 
 // CreateStore makes the key store of a layer, with a random root of its own and one cluster with one group. It is
@@ -329,7 +334,7 @@ func (s *Store) update(change func(*content) error) error {
 	}
 	path, err := filepath.EvalSymlinks(s.path)
 	if err != nil {
-		return fmt.Errorf("key store: %w", err)
+		return storeFileError(s.path, err)
 	}
 	d, err := openFolder(filepath.Dir(path))
 	if err != nil {

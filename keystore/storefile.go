@@ -152,7 +152,7 @@ func sealStore(h storeHeader, key *secret, c *content, rand io.Reader) ([]byte, 
 	defer wipe(plain)
 	length := storeHeaderSize + boxOverhead(h.layer) + len(plain)
 	if length > storeMaxSize {
-		return nil, &fault{what: "key store is full", kind: ErrUsage}
+		return nil, &fault{what: "key store is full", kind: ErrUsage, hint: fullHint}
 	}
 	h.salt = [32]byte{}
 	salt, err := p.salt(key, rand, h.encode(length)[:offSalt], plain)

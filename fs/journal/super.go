@@ -51,13 +51,15 @@ var superLabel = []byte("super")
 type superState struct {
 	clean    bool
 	journal  ID
-	run      ID     // the run that may write; zero before the first
-	seq      uint64 // counts writes; the higher of two valid slots is in force
-	tailSeg  uint64 // sequence of the oldest live segment; 0 before the first
-	tail     LSN    // records from here on may be live
-	next     LSN    // all records below were durable when this was written
-	runStart LSN    // first LSN of run
-	tailTag  [TagSize]byte
+	run      ID            // the run that may write; zero before the first
+	seq      uint64        // counts writes; the higher of two valid slots is in force
+	tailSeg  uint64        // sequence of the oldest live segment; 0 before the first
+	tail     LSN           // records from here on may be live
+	next     LSN           // all records below were durable when this was written
+	runStart LSN           // first LSN of run
+	tailTag  [TagSize]byte // of the batch before the tail
+	runFrom  LSN           // where the runs before it ended
+	nextSeg  uint64        // above every segment sequence given when this was written
 }
 
 // Super is a volume's superblock, open. Its methods are safe for concurrent
@@ -78,7 +80,7 @@ func CreateSuper(dir backing.Dir, a Authenticator, random io.Reader) error {
 	if random == nil {
 		random = rand.Reader
 	}
-	st := superState{clean: true, seq: 1, tail: 1, next: 1, runStart: 1}
+	st := superState{clean: true, seq: 1, tail: 1, next: 1, runStart: 1, runFrom: 1, nextSeg: 1}
 	if _, err := io.ReadFull(random, st.journal[:]); err != nil {
 		return fmt.Errorf("journal superblock: %w", err)
 	}
@@ -176,7 +178,9 @@ func parseSuper(b []byte, a Authenticator) (superState, error) {
 	st.next = LSN(be.Uint64(b[72:]))
 	st.runStart = LSN(be.Uint64(b[80:]))
 	copy(st.tailTag[:], b[96:])
-	if st.seq == 0 || st.tail == 0 || st.next < st.tail {
+	st.runFrom = LSN(be.Uint64(b[128:]))
+	st.nextSeg = be.Uint64(b[136:])
+	if st.seq == 0 || st.tail == 0 || st.next < st.tail || st.runStart < st.runFrom || st.nextSeg <= st.tailSeg {
 		return st, ErrTampered
 	}
 	return st, nil
@@ -199,7 +203,15 @@ func (st *superState) encode(b []byte, a Authenticator) {
 	be.PutUint64(b[72:], uint64(st.next))
 	be.PutUint64(b[80:], uint64(st.runStart))
 	copy(b[96:], st.tailTag[:])
+	be.PutUint64(b[128:], uint64(st.runFrom))
+	be.PutUint64(b[136:], st.nextSeg)
 	a.Sum(b[superTagOff:], superLabel, b[:superTagOff])
+}
+
+func (s *Super) state() superState {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.st
 }
 
 // JournalID names the journal for as long as the volume lives.

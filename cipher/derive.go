@@ -39,6 +39,7 @@ const (
 	typeBlob      = 7
 	typeDirID     = 8
 	typeAuth      = 9
+	typeCopy      = 10
 )
 
 // contextSize is the length of a context.

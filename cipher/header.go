@@ -30,9 +30,20 @@ const (
 	headerReserved = headerEpochs + 4*MaxEpochs
 )
 
+// Offsets in the copy of the static header.
+const (
+	copyShift    = 4
+	copyEpoch    = 8
+	copyFile     = 16
+	copySalt     = 32
+	copyReserved = 64
+	copyMAC      = StaticCopySize - 2*macSize
+)
+
 const (
 	magicStatic = "PLYF"
 	magicHeader = "PLYH"
+	magicCopy   = "PLYC"
 )
 
 // StaticHeader is the part of a file's header that is written once, sector 0.
@@ -101,6 +112,63 @@ func (v *Volume) OpenStatic(src []byte) (StaticHeader, *File, error) {
 	}
 	if !f.macs.verify(src[headerMAC:], typeStatic, f.id, 0, src[:headerMAC]) || !isZero(src[9:staticEpoch]) || !isZero(src[staticReserved:headerMAC]) {
 		return StaticHeader{}, nil, fmt.Errorf("static header: %w", ErrAuth)
+	}
+	return h, f, nil
+}
+
+// SealStaticCopy writes the copy of the static header of f, which is
+// StaticCopySize bytes and lies at StaticCopyOffset, to dst. h must be what f
+// was made from.
+func (v *Volume) SealStaticCopy(dst []byte, h StaticHeader, f *File) {
+	if len(dst) != StaticCopySize || h.FileID != f.id || h.Epoch != f.epoch || f.v != v {
+		panic("cipher: SealStaticCopy of another file or to a buffer of a wrong length")
+	}
+	clear(dst)
+	copy(dst, magicCopy)
+	dst[copyShift] = v.layout.shift
+	binary.BigEndian.PutUint32(dst[copyEpoch:], h.Epoch)
+	copy(dst[copyFile:], h.FileID[:])
+	copy(dst[copySalt:], h.Salt[:])
+	f.macs.seal(dst[copyMAC:], typeCopy, f.id, 0, dst[:copyMAC])
+}
+
+// OpenStaticCopy verifies the copy of a static header, StaticCopySize bytes, for
+// a file whose sector 0 cannot be read or does not verify. It returns what
+// OpenStatic would have. Errors: ErrZero, ErrMagic, ErrForeign, ErrEpoch,
+// ErrAuth.
+func (v *Volume) OpenStaticCopy(src []byte) (StaticHeader, *File, error) {
+	h, f, err := v.openStaticCopy(src)
+	if err != nil {
+		return StaticHeader{}, nil, fmt.Errorf("copy of the static header: %w", err)
+	}
+	return h, f, nil
+}
+
+func (v *Volume) openStaticCopy(src []byte) (h StaticHeader, f *File, err error) {
+	switch {
+	case isZero(src):
+		return h, nil, ErrZero
+	case len(src) != StaticCopySize:
+		return h, nil, fmt.Errorf("%d bytes: %w", len(src), ErrAuth)
+	case string(src[:4]) != magicCopy:
+		return h, nil, ErrMagic
+	case src[copyShift] != v.layout.shift:
+		return h, nil, ErrForeign
+	}
+	h = StaticHeader{
+		Epoch:  binary.BigEndian.Uint32(src[copyEpoch:]),
+		FileID: FileID(src[copyFile:copySalt]),
+		Salt:   [32]byte(src[copySalt:copyReserved]),
+	}
+	if h.Epoch != v.epoch {
+		return h, nil, fmt.Errorf("epoch %d: %w", h.Epoch, ErrEpoch)
+	}
+	if f, err = v.newFile(h); err != nil {
+		return h, nil, err
+	}
+	if !f.macs.verify(src[copyMAC:], typeCopy, f.id, 0, src[:copyMAC]) || !isZero(src[copyShift+1:copyEpoch]) ||
+		!isZero(src[copyEpoch+4:copyFile]) || !isZero(src[copyReserved:copyMAC]) {
+		return h, nil, ErrAuth
 	}
 	return h, f, nil
 }

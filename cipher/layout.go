@@ -23,6 +23,10 @@ const (
 	// SectorSize is the length of the static and of the changing part of the
 	// file header.
 	SectorSize = 512
+	// StaticCopyOffset and StaticCopySize are the place, in the third sector,
+	// of the copy of what the static header cannot be without.
+	StaticCopyOffset = 2 * SectorSize
+	StaticCopySize   = HeaderSize - StaticCopyOffset
 
 	// MinBlockSize and MaxBlockSize bound a volume's block size.
 	MinBlockSize = 4096

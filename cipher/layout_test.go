@@ -121,14 +121,17 @@ func TestLayoutPhysicalSizeEndsTheLastBlock(t *testing.T) {
 }
 
 func TestLayoutMaxSizeFillsAnInt64(t *testing.T) {
-	want := map[int]int64{4096: 9061558492348547071, 16384: 9182379272246530047, 65536: 9213089570815913983}
+	want := map[int]int64{
+		4096: 0x7dc11f7047dbffff, 8192: 0x7ede0487ede03fff, 16384: 0x7f6e5d4c3b2a0fff,
+		32768: 0x7fb70521a3a26fff, 65536: 0x7fdb7826d056afff,
+	}
 	for _, b := range blockSizes {
 		l := layoutOf(t, b)
 		if got := l.PhysicalSize(l.MaxSize()); got != math.MaxInt64 {
 			t.Errorf("B %d: PhysicalSize(MaxSize) = %d, want %d", b, got, int64(math.MaxInt64))
 		}
-		if w, ok := want[b]; ok && l.MaxSize() != w {
-			t.Errorf("B %d: MaxSize = %d, want %d", b, l.MaxSize(), w)
+		if l.MaxSize() != want[b] {
+			t.Errorf("B %d: MaxSize = %d, want %d", b, l.MaxSize(), want[b])
 		}
 	}
 }

@@ -101,26 +101,3 @@ func LongName(sealed string) string {
 	sum := sha256.Sum256([]byte(sealed))
 	return longPrefix + nameEncoding.EncodeToString(sum[:])
 }
-
-// XattrName returns the 43 characters that stand for an extended attribute's
-// name on an owner. They are the same each time and cannot be reversed: the
-// name itself belongs into the value's blob.
-func (v *Volume) XattrName(owner [16]byte, name string) string {
-	v.mu.RLock()
-	defer v.mu.RUnlock()
-	k := v.small
-	if k == nil {
-		return ""
-	}
-	m := k.xattrMACs.get()
-	defer k.xattrMACs.put(m)
-	// The XOR of the two is as hard to tell from chance as the harder of them;
-	// side by side, the key of one layer would be enough to test a guess.
-	var out [xattrNameSize]byte
-	for i := range int(v.params.Layers) {
-		for j, c := range m.layer(i, typeXattrName, owner, uint64(len(name)), []byte(name)) {
-			out[j] ^= c
-		}
-	}
-	return nameEncoding.EncodeToString(out[:])
-}

@@ -163,8 +163,13 @@ func (f refFile) static() []byte {
 	return cat(b, f.fileMACs(3, 0, b))
 }
 
-func (f refFile) header(size, lsn uint64, epochs []uint32) []byte {
-	b := cat([]byte("PLYH"), []byte{byte(len(epochs)), 0, 0, 0}, u64(size), u64(lsn))
+func (f refFile) staticCopy() []byte {
+	b := cat([]byte("PLYC"), []byte{f.log2B, 0, 0, 0}, u32(f.epoch), u32(0), f.fileID[:], f.salt[:], make([]byte, 32))
+	return cat(b, f.fileMACs(10, 0, b))
+}
+
+func (f refFile) header(size, lsn, last uint64, epochs []uint32) []byte {
+	b := cat([]byte("PLYH"), []byte{byte(len(epochs)), 0, 0, 0}, u64(size), u64(lsn), u64(last))
 	for _, e := range epochs {
 		b = append(b, u32(e)...)
 	}
@@ -172,8 +177,8 @@ func (f refFile) header(size, lsn uint64, epochs []uint32) []byte {
 	return cat(b, f.fileMACs(4, 0, b))
 }
 
-func (f refFile) trailer(group, present, run, lsn uint64) []byte {
-	b := cat([]byte("PLYT"), u32(f.epoch), u64(present), u64(run), u64(lsn))
+func (f refFile) trailer(group, present, gap, lsn uint64) []byte {
+	b := cat([]byte("PLYT"), u32(f.epoch), u64(present), u64(gap), u64(lsn))
 	return cat(b, f.fileMACs(2, group, b))
 }
 
@@ -200,12 +205,11 @@ func refLongName(sealed string) string {
 }
 
 func (r refVolume) xattrName(owner [16]byte, name string) string {
-	a := r.mac1(r.d1("plyfs/1/xattr-name"), 32, 6, owner, uint64(len(name)), []byte(name))
-	b := r.mac2(r.d2("plyfs/1/xattr-name"), 32, 6, owner, uint64(len(name)), []byte(name))
-	for i := range a {
-		a[i] ^= b[i]
+	x := r.mac1(r.d1("plyfs/1/xattr-name"), 32, 6, owner, uint64(len(name)), []byte(name))
+	if r.suite != 0 {
+		x = r.mac2(r.d2("plyfs/1/xattr-name"), 32, 6, owner, 32, x)
 	}
-	return base64.RawURLEncoding.EncodeToString(a)
+	return base64.RawURLEncoding.EncodeToString(x)
 }
 
 // FORMAT.md §9 to §11
@@ -219,6 +223,10 @@ func (r refVolume) blob(kind byte, owner [16]byte, plain, salt, rnd, n1 []byte) 
 	n2, out := r.sealBoth(sub, r.d2("plyfs/1/blob"), r.d2("plyfs/1/blob-nonce"), salt, rnd, n1, plain,
 		r.blobAAD(1, kind, owner, len(plain)), r.blobAAD(2, kind, owner, len(plain)))
 	return cat(salt, n2, u32(r.epoch), out)
+}
+
+func refXattr(name string, value []byte) []byte {
+	return cat(u16(uint16(len(name))), []byte(name), value)
 }
 
 func (r refVolume) dirID(id [16]byte) []byte {

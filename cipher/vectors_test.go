@@ -45,6 +45,7 @@ type vectorFile struct {
 	FileID   hexBytes `json:"file_id"`
 	FileSalt hexBytes `json:"file_salt"`
 	Static   hexBytes `json:"static"`
+	Copy     hexBytes `json:"static_copy"`
 
 	Headers    []vectorHeader  `json:"headers"`
 	Trailers   []vectorTrailer `json:"trailers"`
@@ -52,6 +53,7 @@ type vectorFile struct {
 	Names      []vectorName    `json:"names"`
 	XattrNames []vectorXattr   `json:"xattr_names"`
 	Blobs      []vectorBlob    `json:"blobs"`
+	Xattrs     []vectorBlob    `json:"xattrs"`
 	DirIDs     []vectorDirID   `json:"dir_ids"`
 	Structures []vectorStruct  `json:"structures"`
 }
@@ -59,6 +61,7 @@ type vectorFile struct {
 type vectorHeader struct {
 	Size   int64    `json:"size"`
 	LSN    uint64   `json:"lsn"`
+	Last   uint64   `json:"last"`
 	Epochs []uint32 `json:"epochs"`
 	Sector hexBytes `json:"sector"`
 }
@@ -66,7 +69,7 @@ type vectorHeader struct {
 type vectorTrailer struct {
 	Group   uint64   `json:"group"`
 	Present uint64   `json:"present"`
-	Run     uint64   `json:"run"`
+	Gap     uint64   `json:"gap"`
 	LSN     uint64   `json:"lsn"`
 	Trailer hexBytes `json:"trailer"`
 }
@@ -97,6 +100,7 @@ type vectorXattr struct {
 
 type vectorBlob struct {
 	Kind   uint8    `json:"kind"`
+	Name   string   `json:"name,omitempty"` // of an xattr, whose value is Plain
 	Owner  hexBytes `json:"owner"`
 	Plain  hexBytes `json:"plain"`
 	Salt   hexBytes `json:"salt"`
@@ -160,21 +164,21 @@ func buildVectors(suite uint8, blockSize uint32, epoch uint32) *vectorFile {
 		f.V2 = count(0x40, 32)
 	}
 	r := f.ref()
-	f.Static = r.static()
+	f.Static, f.Copy = r.static(), r.staticCopy()
 	for _, h := range []vectorHeader{
 		{Size: 0, LSN: 0, Epochs: []uint32{epoch}},
 		{Size: 163841, LSN: 1 << 40, Epochs: []uint32{epoch}},
-		{Size: 9061558492348547071, LSN: 7, Epochs: []uint32{epoch, epoch + 1, epoch + 9}},
+		{Size: 9061558492348547071, LSN: 7, Last: 0x0102030405, Epochs: []uint32{epoch, epoch + 1, epoch + 9}},
 	} {
-		h.Sector = r.header(uint64(h.Size), h.LSN, h.Epochs)
+		h.Sector = r.header(uint64(h.Size), h.LSN, h.Last, h.Epochs)
 		f.Headers = append(f.Headers, h)
 	}
 	for _, t := range []vectorTrailer{
-		{Group: 0, Present: 0x00ffffffffff0000, Run: 1<<64 - 1},
-		{Group: 1, Present: 1, Run: 3, LSN: 0x0102030405060708},
-		{Group: 1 << 40, Present: 0x00aaaaaaaaaaaaaa, Run: 0, LSN: 9},
+		{Group: 0, Present: 0x00ffffffffff0000},
+		{Group: 5, Present: 1, Gap: 3, LSN: 0x0102030405060708},
+		{Group: 1 << 40, Present: 0x00aaaaaaaaaaaaaa, Gap: 1<<40 - 1, LSN: 9},
 	} {
-		t.Trailer = r.trailer(t.Group, t.Present, t.Run, t.LSN)
+		t.Trailer = r.trailer(t.Group, t.Present, t.Gap, t.LSN)
 		f.Trailers = append(f.Trailers, t)
 	}
 	lengths := []int{1, 15, 16, 17, 511}
@@ -206,6 +210,11 @@ func buildVectors(suite uint8, blockSize uint32, epoch uint32) *vectorFile {
 		v := vectorBlob{Kind: uint8(1 + i%2), Owner: count(byte(i), 16), Plain: pattern(n), Salt: count(byte(10+i), 12), R: count(byte(110+i), 12), N1: count(byte(210+i), 12)}
 		v.Sealed = r.blob(v.Kind, v.Owner.id(), v.Plain, v.Salt, v.R, v.N1)
 		f.Blobs = append(f.Blobs, v)
+	}
+	for i, n := range []int{0, 5, 200} {
+		v := vectorBlob{Kind: 2, Name: f.XattrNames[i].Name, Owner: count(byte(i), 16), Plain: pattern(n), Salt: count(byte(20+i), 12), R: count(byte(120+i), 12), N1: count(byte(220+i), 12)}
+		v.Sealed = r.blob(2, v.Owner.id(), refXattr(v.Name, v.Plain), v.Salt, v.R, v.N1)
+		f.Xattrs = append(f.Xattrs, v)
 	}
 	for i := range 2 {
 		id := count(byte(0xa0+i), 16)
@@ -280,16 +289,19 @@ func TestVectorsOpen(t *testing.T) {
 		if want := (cipher.StaticHeader{Epoch: f.Epoch, FileID: f.FileID.id(), Salt: [32]byte(f.FileSalt)}); err != nil || h != want {
 			t.Fatalf("OpenStatic = %v, %v, want %v", h, err, want)
 		}
+		if h2, f2, err := v.OpenStaticCopy(f.Copy); err != nil || h2 != h || f2.ID() != file.ID() {
+			t.Errorf("OpenStaticCopy = %v, %v, want %v", h2, err, h)
+		}
 		for _, c := range f.Headers {
 			h, err := file.OpenHeader(c.Sector)
-			if err != nil || h.Size != c.Size || h.LSN != c.LSN || fmt.Sprint(h.Epochs) != fmt.Sprint(c.Epochs) {
+			if err != nil || h.Size != c.Size || h.LSN != c.LSN || h.Last != c.Last || fmt.Sprint(h.Epochs) != fmt.Sprint(c.Epochs) {
 				t.Errorf("OpenHeader = %v, %v, want size %d, LSN %d, epochs %v", h, err, c.Size, c.LSN, c.Epochs)
 			}
 		}
 		for _, c := range f.Trailers {
 			b := append(make([]byte, cipher.TagBlockSize-cipher.TrailerSize), c.Trailer...)
 			got, err := file.OpenTrailer(b, c.Group)
-			if want := (cipher.Trailer{Epoch: f.Epoch, Present: c.Present, Run: c.Run, LSN: c.LSN}); err != nil || got != want {
+			if want := (cipher.Trailer{Epoch: f.Epoch, Present: c.Present, Gap: c.Gap, LSN: c.LSN}); err != nil || got != want {
 				t.Errorf("OpenTrailer of group %d = %v, %v, want %v", c.Group, got, err, want)
 			}
 		}
@@ -307,6 +319,11 @@ func TestVectorsOpen(t *testing.T) {
 		for _, c := range f.Blobs {
 			if got, err := v.OpenBlob(cipher.BlobKind(c.Kind), c.Owner.id(), c.Sealed); err != nil || !bytes.Equal(got, c.Plain) {
 				t.Errorf("OpenBlob of %d bytes = %x, %v", len(c.Plain), got, err)
+			}
+		}
+		for _, c := range f.Xattrs {
+			if got, err := v.OpenXattr(c.Owner.id(), c.Name, c.Sealed); err != nil || !bytes.Equal(got, c.Plain) {
+				t.Errorf("OpenXattr(%q) = %x, %v", c.Name, got, err)
 			}
 		}
 		for _, c := range f.DirIDs {
@@ -351,14 +368,18 @@ func TestVectorsSeal(t *testing.T) {
 		if v.SealStatic(sector, h, file); !bytes.Equal(sector, f.Static) {
 			t.Errorf("SealStatic makes %x", sector)
 		}
+		second := make([]byte, cipher.StaticCopySize)
+		if v.SealStaticCopy(second, h, file); !bytes.Equal(second, f.Copy) {
+			t.Errorf("SealStaticCopy makes %x", second)
+		}
 		for _, c := range f.Headers {
-			if file.SealHeader(sector, cipher.Header{Size: c.Size, LSN: c.LSN, Epochs: c.Epochs}); !bytes.Equal(sector, c.Sector) {
+			if file.SealHeader(sector, cipher.Header{Size: c.Size, LSN: c.LSN, Last: c.Last, Epochs: c.Epochs}); !bytes.Equal(sector, c.Sector) {
 				t.Errorf("SealHeader of size %d makes %x", c.Size, sector)
 			}
 		}
 		for _, c := range f.Trailers {
 			b := make([]byte, cipher.TagBlockSize)
-			file.SealTrailer(b, c.Group, cipher.Trailer{Present: c.Present, Run: c.Run, LSN: c.LSN})
+			file.SealTrailer(b, c.Group, cipher.Trailer{Present: c.Present, Gap: c.Gap, LSN: c.LSN})
 			if got := b[cipher.TagBlockSize-cipher.TrailerSize:]; !bytes.Equal(got, c.Trailer) {
 				t.Errorf("SealTrailer of group %d makes %x", c.Group, got)
 			}
@@ -387,6 +408,12 @@ func TestVectorsSeal(t *testing.T) {
 			got, err := given(c.N1, c.Salt, c.R).SealBlob(cipher.BlobKind(c.Kind), c.Owner.id(), c.Plain)
 			if err != nil || !bytes.Equal(got, c.Sealed) {
 				t.Errorf("SealBlob of %d bytes = %x, %v", len(c.Plain), got, err)
+			}
+		}
+		for _, c := range f.Xattrs {
+			got, err := given(c.N1, c.Salt, c.R).SealXattr(c.Owner.id(), c.Name, c.Plain)
+			if err != nil || !bytes.Equal(got, c.Sealed) {
+				t.Errorf("SealXattr(%q) = %x, %v", c.Name, got, err)
 			}
 		}
 		for _, c := range f.DirIDs {

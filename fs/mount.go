@@ -1,8 +1,15 @@
 package fs
 
 import (
+	"errors"
+	"fmt"
+	"log"
 	"log/slog"
+	"os"
+	"runtime/debug"
+	"strconv"
 
+	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
 	"github.com/plyfs/plyfs/fs/volume"
@@ -14,7 +21,7 @@ type Options struct {
 	Source     string // what mount(8) shows as the device: the ciphertext directory as it was given
 	AllowOther bool   // serve other users too; for root
 
-	ReadOnly    bool // must agree with the Volume's
+	ReadOnly    bool // must be set for a Volume opened read-only
 	Suid        bool // honour set-user-ID bits and file capabilities
 	Dev         bool // honour device nodes
 	NoExec      bool
@@ -29,18 +36,159 @@ type Options struct {
 	Log   *slog.Logger // nil discards
 }
 
+const (
+	// maxRequest is the longest read or write the kernel sends at once.
+	maxRequest = 1 << 20
+	// maxBackground bounds asynchronous requests, readahead among them.
+	maxBackground = 256
+	// maxInflight bounds the memory of requests under way, in bytes; each
+	// write pins a buffer of maxRequest.
+	maxInflight = 160 << 20
+	// readAhead is how far the kernel reads ahead in a file, in KiB.
+	readAhead = 1024
+)
+
 // Server is a mounted volume.
-type Server struct{}
+type Server struct {
+	fuse   *fuse.Server
+	served chan struct{} // closed when the mount has ended
+	closed chan struct{} // closed when the volume is
+	err    error         // of closing the volume; set before closed is closed
+}
 
 // Mount mounts v at mountpoint and serves it. When it returns without error
 // the mount answers and the Server owns v: it closes it when the mount ends.
 // On an error v is the caller's still.
-func Mount(mountpoint string, v *volume.Volume, o Options) (*Server, error) { return nil, unix.ENOSYS }
+func Mount(mountpoint string, v *volume.Volume, o Options) (*Server, error) {
+	logger := o.Log
+	if logger == nil {
+		logger = slog.New(slog.DiscardHandler)
+	}
+	if v.ReadOnly() && !o.ReadOnly {
+		return nil, errors.New("a volume opened read-only cannot be mounted read-write")
+	}
+	a := newAdapter(v, logger)
+	server, err := fuse.NewServer(a, mountpoint, o.fuse(logger))
+	if err != nil {
+		return nil, fmt.Errorf("mount %s: %w", mountpoint, err)
+	}
+	s := &Server{fuse: server, served: make(chan struct{}), closed: make(chan struct{})}
+	go func() {
+		server.Serve()
+		close(s.served)
+	}()
+	if err := server.WaitMount(); err != nil {
+		unix.Unmount(mountpoint, unix.MNT_DETACH)
+		<-s.served
+		return nil, fmt.Errorf("mount %s: %w", mountpoint, err)
+	}
+	if err := setReadAhead(mountpoint); err != nil {
+		logger.Info("read-ahead stays at the system's default", "err", err)
+	}
+	go func() {
+		<-s.served
+		s.err = v.Close()
+		close(s.closed)
+	}()
+	return s, nil
+}
 
 // Wait returns when the mount has ended, by Unmount, umount(8) or any other
 // way, and the volume is closed. The error is that of closing it.
-func (s *Server) Wait() error { return nil }
+func (s *Server) Wait() error {
+	<-s.closed
+	return s.err
+}
 
 // Unmount ends the mount as umount(8) does (EBUSY while something is open in
 // it). Wait tells when the volume is closed.
-func (s *Server) Unmount() error { return nil }
+func (s *Server) Unmount() error { return s.fuse.Unmount() }
+
+// fuse returns go-fuse's options for o.
+func (o *Options) fuse(logger *slog.Logger) *fuse.MountOptions {
+	root := os.Geteuid() == 0
+	m := &fuse.MountOptions{
+		FsName:                  o.Source,
+		Name:                    "plyfs",
+		AllowOther:              o.AllowOther,
+		Options:                 []string{"default_permissions"},
+		Debug:                   o.Debug,
+		Logger:                  log.New(logWriter{logger}, "", 0),
+		DirectMountStrict:       root,
+		MaxWrite:                maxRequest,
+		MaxBackground:           maxBackground,
+		MaxInflightRequestBytes: maxInflight,
+		DisableSplice:           true,
+		EnableAcl:               true,
+		// The kernel need not guess from a changed mtime that pages are
+		// outdated: all changes go through it, and made every write drop them.
+		ExplicitDataCacheControl: true,
+		ExtraCapabilities: fuse.CAP_ASYNC_DIO | fuse.CAP_DIRECT_IO_ALLOW_MMAP |
+			fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_ATOMIC_O_TRUNC | fuse.CAP_DONT_MASK |
+			fuse.CAP_SETXATTR_EXT | fuse.CAP_READDIRPLUS_AUTO,
+		DisabledCapabilities: fuse.CAP_PASSTHROUGH | fuse.CAP_NO_OPEN_SUPPORT,
+		PanicHandler: func(p any) fuse.Status {
+			logger.Error("a request panicked", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			return fuse.EIO
+		},
+	}
+	if root {
+		m.DirectMountFlags = o.flags()
+	} else {
+		m.Options = append(m.Options, o.words()...)
+	}
+	return m
+}
+
+// flags are o's mount flags for mount(2).
+func (o *Options) flags() uintptr {
+	flags := uintptr(unix.MS_MGC_VAL) // never zero, which would mean a default
+	for _, f := range []struct {
+		on   bool
+		flag uintptr
+	}{
+		{o.ReadOnly, unix.MS_RDONLY}, {!o.Suid, unix.MS_NOSUID}, {!o.Dev, unix.MS_NODEV},
+		{o.NoExec, unix.MS_NOEXEC}, {o.Sync, unix.MS_SYNCHRONOUS}, {o.DirSync, unix.MS_DIRSYNC},
+		{o.NoAtime, unix.MS_NOATIME}, {o.StrictAtime, unix.MS_STRICTATIME},
+		{o.NoDirAtime, unix.MS_NODIRATIME}, {o.LazyTime, unix.MS_LAZYTIME},
+	} {
+		if f.on {
+			flags |= f.flag
+		}
+	}
+	return flags
+}
+
+// words are o's mount flags for fusermount3, which sets nosuid and nodev
+// itself.
+func (o *Options) words() (words []string) {
+	for _, w := range []struct {
+		on   bool
+		word string
+	}{
+		{o.ReadOnly, "ro"}, {o.NoExec, "noexec"}, {o.Sync, "sync"}, {o.DirSync, "dirsync"}, {o.NoAtime, "noatime"},
+	} {
+		if w.on {
+			words = append(words, w.word)
+		}
+	}
+	return words
+}
+
+// setReadAhead raises what the kernel reads ahead on the mount.
+func setReadAhead(mountpoint string) error {
+	var st unix.Stat_t
+	if err := unix.Stat(mountpoint, &st); err != nil {
+		return err
+	}
+	file := fmt.Sprintf("/sys/class/bdi/%d:%d/read_ahead_kb", unix.Major(st.Dev), unix.Minor(st.Dev))
+	return os.WriteFile(file, []byte(strconv.Itoa(readAhead)), 0)
+}
+
+// logWriter passes go-fuse's log lines on.
+type logWriter struct{ log *slog.Logger }
+
+func (w logWriter) Write(line []byte) (int, error) {
+	w.log.Warn("fuse", "message", string(line))
+	return len(line), nil
+}

@@ -1,14 +1,20 @@
 package volume
 
 import (
+	"crypto/rand"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/plyfs/plyfs/cipher"
 	"github.com/plyfs/plyfs/fs/backing"
+	"github.com/plyfs/plyfs/fs/blockfile"
+	"github.com/plyfs/plyfs/fs/journal"
 )
 
 // Names in the backing directory that are plyfs's own. A sealed name is
@@ -22,12 +28,8 @@ const (
 	dirIDName   = "plyfs.dirid"
 )
 
-var (
-	// ErrNotVolume reports that a directory holds no volume.
-	ErrNotVolume = errors.New("not a plyfs volume")
-	// ErrExists reports that a directory holds a volume already.
-	ErrExists = errors.New("holds a plyfs volume already")
-)
+// journalLabel names the MAC keys of the journal, FORMAT.md §11.
+const journalLabel = "journal"
 
 // Config is what Open needs.
 type Config struct {
@@ -35,30 +37,195 @@ type Config struct {
 	Cipher   *cipher.Volume // unlocked
 	ReadOnly bool           // change nothing in Root
 	Log      *slog.Logger   // nil discards
+
+	// OpenDirs bounds the directories kept open, 0 chooses.
+	OpenDirs int
 }
 
-// Volume is an open volume.
-type Volume struct{}
+// Volume is an open volume. Its methods are safe for concurrent use.
+type Volume struct {
+	cipher *cipher.Volume
+	layout cipher.Layout
+	ro     bool
+	log    *slog.Logger
+	dev    uint64 // of the backing filesystem
 
-// Format makes the structure of an empty volume in root: the root's ID, the
-// directory .plyfs and the superblock, all durable on return. root must hold
-// nothing but what the caller keeps beside the tree (plyfs.json).
-func Format(root backing.Dir, v *cipher.Volume) error { return unix.ENOSYS }
+	meta, tmp, links, journal backing.Dir // links is nil where there is none
+	super                     *journal.Super
+	rootDir                   *openDir
+	cache                     *blockfile.Cache
+
+	table      *table
+	dirs       dirCache
+	complaints complaints
+
+	// unclean says that the volume was not unmounted cleanly and that not all
+	// files were looked at since.
+	unclean atomic.Bool
+	stop    chan struct{} // closed to end the walk
+	walk    sync.WaitGroup
+}
+
+const defaultOpenDirs = 256
 
 // Open opens the volume in c.Root. The caller holds its Lock. Errors wrap
-// ErrNotVolume, journal.ErrTampered, journal.ErrVersion, cipher.ErrAuth or the
-// backing's own.
-func Open(c Config) (*Volume, error) { return nil, unix.ENOSYS }
+// ErrNotVolume, journal.ErrTampered, journal.ErrVersion, cipher.ErrAuth,
+// ErrDamaged or the backing's own.
+func Open(c Config) (*Volume, error) {
+	v := &Volume{
+		cipher: c.Cipher, layout: c.Cipher.Layout(), ro: c.ReadOnly, log: c.Log,
+		cache: blockfile.NewCache(0), stop: make(chan struct{}),
+	}
+	if v.log == nil {
+		v.log = slog.New(slog.DiscardHandler)
+	}
+	v.dirs.max = max(c.OpenDirs, 1)
+	if c.OpenDirs == 0 {
+		v.dirs.max = defaultOpenDirs
+	}
+	st, err := c.Root.Stat("")
+	if err != nil {
+		return nil, err
+	}
+	v.dev = st.Dev
+	if err := v.openMeta(c.Root); err != nil {
+		v.closeMeta()
+		return nil, err
+	}
+	root := &Node{id: RootID, ino: st.Ino, kind: unix.S_IFDIR, lookups: 1}
+	v.table = newTable(root)
+	if err := v.loadDirID(root, c.Root); err != nil {
+		v.closeMeta()
+		return nil, fmt.Errorf("root directory: %w", err)
+	}
+	v.unclean.Store(!v.super.Clean())
+	if !v.ro {
+		if err := v.super.MarkDirty(); err != nil {
+			v.closeMeta()
+			return nil, err
+		}
+		v.emptyTmp()
+	}
+	v.rootDir = v.dirs.put(root, c.Root) // in use, hence open, until Close
+	if v.unclean.Load() {
+		v.log.Warn("volume was not unmounted cleanly")
+		if !v.ro {
+			v.walk.Add(1)
+			go v.lookAtAll()
+		}
+	}
+	return v, nil
+}
+
+// openMeta opens .plyfs and what is in it.
+func (v *Volume) openMeta(root backing.Dir) (err error) {
+	if v.meta, err = root.OpenDir(metaName); err != nil {
+		return notVolume(err)
+	}
+	if v.journal, err = v.meta.OpenDir(journalName); err != nil {
+		return fmt.Errorf("%s: %w", journalName, err)
+	}
+	auth := v.cipher.Authenticator(journalLabel)
+	if auth == nil {
+		return cipher.ErrWiped
+	}
+	if v.super, err = journal.OpenSuper(v.journal, auth); err != nil {
+		return err
+	}
+	if v.tmp, err = v.openOrMake(tmpName); err != nil {
+		return err
+	}
+	v.links, err = v.openOrMake(linksName)
+	return err
+}
+
+// openOrMake opens a directory in .plyfs; copies of a volume often lack empty
+// ones. In a read-only volume a missing one is nil.
+func (v *Volume) openOrMake(name string) (backing.Dir, error) {
+	d, err := v.meta.OpenDir(name)
+	if errors.Is(err, unix.ENOENT) {
+		if v.ro {
+			return nil, nil
+		}
+		if err = v.meta.Mkdir(name, 0o700); err == nil {
+			d, err = v.meta.OpenDir(name)
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return d, nil
+}
+
+func (v *Volume) closeMeta() {
+	if v.super != nil {
+		v.super.Close()
+	}
+	for _, d := range []backing.Dir{v.meta, v.tmp, v.links, v.journal} {
+		if d != nil {
+			d.Close()
+		}
+	}
+}
 
 // Close makes everything durable and marks the volume clean. Handles still
-// open are closed. It returns the first error; the volume then stays marked
-// unclean.
-func (v *Volume) Close() error { return nil }
-
-// notVolume says that what is missing makes the directory no volume.
-func notVolume(err error) error {
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
-		return fmt.Errorf("%w: no %s in it", ErrNotVolume, metaName)
+// open are closed; no other call may be under way. It returns the first error;
+// the volume then stays marked unclean.
+func (v *Volume) Close() error {
+	close(v.stop)
+	v.walk.Wait()
+	var errs []error
+	for _, n := range v.openFiles() {
+		if !v.ro {
+			errs = append(errs, n.file.Sync(false))
+		}
+		errs = append(errs, n.file.Close())
 	}
-	return fmt.Errorf("%s: %w", metaName, err)
+	if !v.ro {
+		errs = append(errs, v.rootDir.SyncAll())
+		// What was not looked at after an unclean stop is to be next time.
+		if errors.Join(errs...) == nil && !v.unclean.Load() {
+			errs = append(errs, v.super.MarkClean())
+		}
+	}
+	v.closeMeta()
+	v.dirs.done(v.rootDir)
+	v.dirs.free(0)
+	return errors.Join(errs...)
+}
+
+func (v *Volume) openFiles() (open []*Node) {
+	v.table.mu.Lock()
+	defer v.table.mu.Unlock()
+	for _, n := range v.table.byID {
+		if n.file != nil {
+			open = append(open, n)
+		}
+	}
+	return open
+}
+
+// ReadOnly reports whether the volume was opened to read alone.
+func (v *Volume) ReadOnly() bool { return v.ro }
+
+// Statfs is what the backing filesystem says, with the names that fit here.
+func (v *Volume) Statfs() (backing.Statfs, error) {
+	st, err := v.rootDir.Statfs()
+	st.Namelen = NameMax
+	return st, err
+}
+
+// writable returns EROFS for a read-only volume.
+func (v *Volume) writable() error {
+	if v.ro {
+		return unix.EROFS
+	}
+	return nil
+}
+
+// tempName is a name for something in .plyfs/tmp or .plyfs/links.
+func (v *Volume) tempName() string {
+	var b [15]byte
+	rand.Read(b[:])
+	return base64.RawURLEncoding.EncodeToString(b[:])
 }

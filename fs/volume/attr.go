@@ -1,0 +1,223 @@
+package volume
+
+import (
+	"errors"
+
+	"golang.org/x/sys/unix"
+)
+
+// Mask says which attributes a Change changes.
+type Mask uint8
+
+// Attributes of a Change.
+const (
+	ChangeMode Mask = 1 << iota
+	ChangeUID
+	ChangeGID
+	ChangeSize
+	ChangeAtime
+	ChangeMtime
+)
+
+// Change is a change of attributes. A Change of nothing moves ctime, as
+// chown(2) of nobody to nobody does.
+type Change struct {
+	Mask     Mask
+	Mode     uint32 // permission, set-ID and sticky bits
+	UID, GID uint32
+	Size     int64
+	Atime    unix.Timespec // UTIME_NOW is understood
+	Mtime    unix.Timespec
+
+	// DropSetIDs clears the set-ID bits with a change of size, for a caller
+	// without CAP_FSETID. File capabilities go in any case.
+	DropSetIDs bool
+}
+
+// GetAttr returns the attributes of a node.
+func (v *Volume) GetAttr(id NodeID) (Stat, error) {
+	n, err := v.table.get(id)
+	if err != nil {
+		return Stat{}, err
+	}
+	return v.attr(n)
+}
+
+func (v *Volume) attr(n *Node) (Stat, error) {
+	var st Stat
+	err := v.reach(n, func(t target) (err error) {
+		st, err = t.Stat()
+		return err
+	})
+	if errors.Is(err, unix.ESTALE) {
+		if last, ok := v.table.lastSeen(n); ok {
+			return last, nil
+		}
+	}
+	if err != nil {
+		return Stat{}, err
+	}
+	return st, v.present(n, &st)
+}
+
+// present turns what the backing filesystem says of n into what the volume
+// shows. The caller holds no directory's lock.
+func (v *Volume) present(n *Node, st *Stat) error {
+	st.Blksize = int64(v.layout.BlockSize())
+	switch n.kind {
+	case unix.S_IFREG:
+		st.Size = v.sizeOf(n, st.Size)
+	case unix.S_IFLNK:
+		return v.linkSize(n, st)
+	case unix.S_IFDIR:
+		if n.id == RootID && st.Nlink > 2 {
+			st.Nlink-- // .plyfs
+		}
+	}
+	return nil
+}
+
+// sizeOf is the size of a regular file whose backing file is physical bytes
+// long. After an unclean stop that length proves nothing until the file was
+// opened, which trims it.
+func (v *Volume) sizeOf(n *Node, physical int64) int64 {
+	if v.unclean.Load() && !n.checked.Load() {
+		if file, err := v.openFile(n); err == nil {
+			defer v.leave(n)
+			return file.Size()
+		}
+	} else if file := n.join(); file != nil {
+		defer v.leave(n)
+		return file.Size()
+	}
+	return v.layout.SizeOf(physical)
+}
+
+// SetAttr changes attributes of a node and returns them all.
+func (v *Volume) SetAttr(id NodeID, c Change) (Stat, error) {
+	n, err := v.table.get(id)
+	if err == nil {
+		err = v.writable()
+	}
+	if err == nil {
+		err = v.change(n, c)
+	}
+	if err != nil {
+		return Stat{}, err
+	}
+	return v.attr(n)
+}
+
+// change applies c in the order in which one attribute bears on another:
+// chown clears set-ID bits, truncate moves times.
+func (v *Volume) change(n *Node, c Change) error {
+	if c.Mask&ChangeSize != 0 {
+		if err := v.resize(n, c); err != nil {
+			return err
+		}
+	}
+	return v.reach(n, func(t target) error {
+		if c.Mask&(ChangeUID|ChangeGID) != 0 || c.Mask == 0 {
+			if err := t.Chown(c.owner()); err != nil {
+				return err
+			}
+		}
+		if c.Mask&ChangeMode != 0 {
+			err := t.Chmod(c.Mode & 0o7777)
+			n.changes.Add(1)
+			if err != nil {
+				return err
+			}
+		}
+		if c.Mask&(ChangeAtime|ChangeMtime) != 0 {
+			return t.Utimes(c.times())
+		}
+		return nil
+	})
+}
+
+func (c *Change) owner() (uid, gid int) {
+	uid, gid = -1, -1
+	if c.Mask&ChangeUID != 0 {
+		uid = int(c.UID)
+	}
+	if c.Mask&ChangeGID != 0 {
+		gid = int(c.GID)
+	}
+	return uid, gid
+}
+
+func (c *Change) times() (atime, mtime unix.Timespec) {
+	atime, mtime = omit, omit
+	if c.Mask&ChangeAtime != 0 {
+		atime = c.Atime
+	}
+	if c.Mask&ChangeMtime != 0 {
+		mtime = c.Mtime
+	}
+	return atime, mtime
+}
+
+var (
+	omit = unix.Timespec{Nsec: unix.UTIME_OMIT}
+	now  = unix.Timespec{Nsec: unix.UTIME_NOW}
+)
+
+// resize truncates a regular file up or down.
+func (v *Volume) resize(n *Node, c Change) error {
+	if n.isDir() {
+		return unix.EISDIR
+	}
+	if !n.isRegular() || c.Size < 0 {
+		return unix.EINVAL
+	}
+	file, err := v.openFile(n)
+	if err != nil {
+		return err
+	}
+	defer v.leave(n)
+	if err := v.dropPrivileges(n, file.Backing(), c.DropSetIDs); err != nil {
+		return err
+	}
+	if file.Size() == c.Size {
+		return file.Backing().Utimes(omit, now) // truncation is a change even then
+	}
+	return file.Truncate(c.Size)
+}
+
+const capabilityAttr = "security.capability"
+
+// dropPrivileges takes from a file, before its content changes, what content
+// gives power: its capabilities and, if setIDs, the set-user-ID bit and the
+// set-group-ID bit of an executable.
+func (v *Volume) dropPrivileges(n *Node, t target, setIDs bool) error {
+	seen := n.changes.Load() + 1
+	if n.plain.Load() == seen {
+		return nil
+	}
+	st, err := t.Stat()
+	if err != nil {
+		return err
+	}
+	drop := uint32(0)
+	if setIDs {
+		drop = st.Mode & unix.S_ISUID
+		if st.Mode&unix.S_IXGRP != 0 {
+			drop |= st.Mode & unix.S_ISGID
+		}
+	}
+	if drop != 0 {
+		if err := t.Chmod(st.Mode & 0o7777 &^ drop); err != nil {
+			return err
+		}
+	}
+	if _, err := t.Getxattr(capabilityAttr, nil); err == nil {
+		if err := t.Removexattr(capabilityAttr); err != nil {
+			return err
+		}
+	}
+	if (st.Mode&^drop)&(unix.S_ISUID|unix.S_ISGID) == 0 {
+		n.plain.Store(seen)
+	}
+	return nil
+}

@@ -1,0 +1,317 @@
+package volume
+
+import (
+	"fmt"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/plyfs/plyfs/fs/backing"
+	"github.com/plyfs/plyfs/fs/blockfile"
+)
+
+// OpenOptions say how a file is opened.
+type OpenOptions struct {
+	Truncate   bool // to size 0
+	DropSetIDs bool // with Truncate, as in Change
+	Cached     bool // the caller keeps what it reads, see Handle.Mixed
+}
+
+// Handle is an open regular file. It goes on after the file's last name is
+// gone. Its methods are safe for concurrent use; Close comes last.
+type Handle struct {
+	v      *Volume
+	n      *Node
+	file   *blockfile.File
+	cached bool
+	closed atomic.Bool
+}
+
+// Open opens the regular file of a node.
+func (v *Volume) Open(id NodeID, o OpenOptions) (*Handle, error) {
+	n, err := v.table.get(id)
+	if err != nil {
+		return nil, err
+	}
+	if n.isDir() {
+		return nil, unix.EISDIR
+	}
+	if !n.isRegular() {
+		return nil, unix.EINVAL
+	}
+	if o.Truncate {
+		if err := v.writable(); err != nil {
+			return nil, err
+		}
+	}
+	file, err := v.openFile(n)
+	if err != nil {
+		return nil, err
+	}
+	h := v.handle(n, file, o.Cached)
+	if o.Truncate {
+		if err := v.resize(n, Change{Mask: ChangeSize, DropSetIDs: o.DropSetIDs}); err != nil {
+			h.Close()
+			return nil, err
+		}
+	}
+	return h, nil
+}
+
+// handle makes a Handle of a use of n's file.
+func (v *Volume) handle(n *Node, file *blockfile.File, cached bool) *Handle {
+	v.table.hold(n)
+	if cached {
+		n.cached.Add(1)
+	}
+	return &Handle{v: v, n: n, file: file, cached: cached}
+}
+
+// Close ends the handle. What was written is not synced by it.
+func (h *Handle) Close() error {
+	if h.closed.Swap(true) {
+		return unix.EBADF
+	}
+	if h.cached {
+		h.n.cached.Add(-1)
+	}
+	err := h.v.leave(h.n)
+	h.v.table.letGo(h.n)
+	return err
+}
+
+// Node returns the node of the file.
+func (h *Handle) Node() NodeID { return h.n.id }
+
+// Mixed reports whether somebody has the file open who keeps what it reads,
+// so that a write that goes past such a cache must be told to it.
+func (h *Handle) Mixed() bool { return h.n.cached.Load() > 0 }
+
+// Size returns the file's size.
+func (h *Handle) Size() int64 { return h.file.Size() }
+
+// ReadAt reads what there is of len(p) bytes at off; at the end of the file
+// that is less, without an error.
+func (h *Handle) ReadAt(p []byte, off int64) (int, error) {
+	if off < 0 {
+		return 0, unix.EINVAL
+	}
+	return h.file.ReadAt(p, off)
+}
+
+// WriteAt writes p at off. dropSetIDs is as in Change.
+func (h *Handle) WriteAt(p []byte, off int64, dropSetIDs bool) (int, error) {
+	if err := h.writable(dropSetIDs); err != nil {
+		return 0, err
+	}
+	if off < 0 {
+		return 0, unix.EINVAL
+	}
+	return h.file.WriteAt(p, off)
+}
+
+// Modes of Allocate.
+const (
+	keepSize  = unix.FALLOC_FL_KEEP_SIZE
+	punchHole = unix.FALLOC_FL_PUNCH_HOLE
+	zeroRange = unix.FALLOC_FL_ZERO_RANGE
+)
+
+// Allocate is fallocate(2) with mode bits unix.FALLOC_FL_*: 0, KEEP_SIZE,
+// PUNCH_HOLE|KEEP_SIZE and ZERO_RANGE with or without KEEP_SIZE; EOPNOTSUPP for
+// others.
+func (h *Handle) Allocate(mode uint32, off, length int64, dropSetIDs bool) error {
+	if off < 0 || length <= 0 {
+		return unix.EINVAL
+	}
+	var do func() error
+	switch mode {
+	case 0, keepSize:
+		do = func() error { return h.file.Allocate(off, length, mode == keepSize) }
+	case punchHole | keepSize:
+		do = func() error { return h.file.PunchHole(off, length) }
+	case zeroRange, zeroRange | keepSize:
+		do = func() error { return h.file.ZeroRange(off, length, mode&keepSize != 0) }
+	default:
+		return unix.EOPNOTSUPP
+	}
+	if err := h.writable(dropSetIDs); err != nil {
+		return err
+	}
+	return do()
+}
+
+func (h *Handle) writable(dropSetIDs bool) error {
+	if err := h.v.writable(); err != nil {
+		return err
+	}
+	return h.v.dropPrivileges(h.n, h.file.Backing(), dropSetIDs)
+}
+
+// Seek is lseek(2) with unix.SEEK_DATA or unix.SEEK_HOLE.
+func (h *Handle) Seek(off int64, whence int) (int64, error) {
+	switch {
+	case off < 0:
+		return 0, unix.ENXIO
+	case whence == unix.SEEK_DATA:
+		return h.file.SeekData(off)
+	case whence == unix.SEEK_HOLE:
+		return h.file.SeekHole(off)
+	}
+	return 0, unix.EINVAL
+}
+
+// Sync makes the file durable: its data and size, with its other attributes
+// unless dataOnly.
+func (h *Handle) Sync(dataOnly bool) error {
+	if h.v.ro {
+		return nil
+	}
+	return h.file.Sync(dataOnly)
+}
+
+// join returns n's file with one more use, nil if it is not open.
+func (n *Node) join() *blockfile.File {
+	n.use.Lock()
+	defer n.use.Unlock()
+	if n.file != nil {
+		n.users++
+	}
+	return n.file
+}
+
+// leave ends a use; the last one closes the file. The caller holds no
+// directory's lock.
+func (v *Volume) leave(n *Node) error {
+	n.use.Lock()
+	if n.users > 1 {
+		n.users--
+		n.use.Unlock()
+		return nil
+	}
+	n.use.Unlock()
+
+	// The last use, perhaps: no open may begin before the file is closed.
+	n.opening.Lock()
+	defer n.opening.Unlock()
+	n.use.Lock()
+	n.users--
+	file := n.file
+	last := n.users == 0
+	if last {
+		n.file = nil
+	}
+	n.use.Unlock()
+	if !last {
+		return nil
+	}
+	v.table.freeFile(file.ID(), n)
+	return file.Close()
+}
+
+// openFile returns n's file with one more use, opened if it was not. The
+// caller holds no directory's lock.
+func (v *Volume) openFile(n *Node) (*blockfile.File, error) {
+	if file := n.join(); file != nil {
+		return file, nil
+	}
+	if !n.isRegular() {
+		return nil, unix.EINVAL
+	}
+	n.opening.Lock()
+	defer n.opening.Unlock()
+	if file := n.join(); file != nil {
+		return file, nil
+	}
+	b, err := v.openBacking(n)
+	if err != nil {
+		return nil, err
+	}
+	file, err := blockfile.Open(b, v.fileConfig())
+	if err != nil {
+		b.Close()
+		v.complain("file does not open", "inode", n.ino, "err", err)
+		return nil, err
+	}
+	if err := v.install(n, file); err != nil {
+		return nil, err
+	}
+	n.checked.Store(true)
+	return file, nil
+}
+
+// install makes file n's, in use once. After an error it is closed. n.opening
+// is held, or n is not yet known.
+func (v *Volume) install(n *Node, file *blockfile.File) error {
+	id := file.ID()
+	if !v.table.claimFile(id, n) {
+		v.complain("file ID is in use by another open file", "inode", n.ino, "id", id)
+		file.Close()
+		return fmt.Errorf("file ID in use twice: %w", ErrDamaged)
+	}
+	n.fileID.Store(&id)
+	n.use.Lock()
+	defer n.use.Unlock()
+	n.file, n.users = file, 1
+	return nil
+}
+
+func (v *Volume) fileConfig() blockfile.Config {
+	return blockfile.Config{
+		Volume: v.cipher, ReadOnly: v.ro, Unclean: v.unclean.Load(), Cache: v.cache, Log: v.log,
+	}
+}
+
+// openBacking opens the backing file of n by one of its names, to read and
+// write unless the volume is read-only.
+func (v *Volume) openBacking(n *Node) (backing.File, error) {
+	flags := unix.O_RDWR
+	if v.ro {
+		flags = unix.O_RDONLY
+	}
+	var f backing.File
+	err := v.byName(n, func(at named) (err error) {
+		return v.retry(func() error {
+			f, err = at.dir.OpenFile(at.name, flags, 0)
+			if err == unix.EACCES {
+				f, err = openOwn(at, flags)
+			}
+			return err
+		})
+	})
+	if err != nil {
+		return nil, hostile(err)
+	}
+	st, err := f.Stat()
+	if err == nil && !v.is(n, &st) {
+		err = fmt.Errorf("file was replaced beneath the mount: %w", ErrDamaged)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// openOwn opens a file whose mode keeps its owner, that is this process
+// without privileges, from doing so. Whether the caller may is checked by the
+// kernel.
+func openOwn(at named, flags int) (backing.File, error) {
+	st, err := at.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return nil, unix.EINVAL
+	}
+	mode := st.Mode & 0o7777
+	if err := at.Chmod(mode | 0o600); err != nil {
+		return nil, unix.EACCES
+	}
+	f, err := at.dir.OpenFile(at.name, flags, 0)
+	if cerr := at.Chmod(mode); err == nil && cerr != nil {
+		f.Close()
+		return nil, cerr
+	}
+	return f, err
+}

@@ -1,0 +1,280 @@
+package volume
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/plyfs/plyfs/cipher"
+)
+
+// Attributes of the namespaces user and trusted are kept sealed, name and
+// value, under a name that follows from the owner and the name: a file's or
+// directory's ID. Other inodes have no ID and hence none of these. Those of
+// security and the POSIX ACLs are kept as they are, since the backing
+// filesystem acts on them.
+const (
+	userSpace     = "user."
+	trustedSpace  = "trusted."
+	securitySpace = "security."
+	sealedPrefix  = "plyfs."
+
+	xattrNameMax = 255
+)
+
+// attrName is the backing name of an attribute.
+type attrName struct {
+	plain   string
+	backing string
+	sealed  bool
+}
+
+// attrName finds out where attribute name of n is kept. EOPNOTSUPP for names
+// of namespaces that the volume has not.
+func (v *Volume) attrName(n *Node, name string) (attrName, error) {
+	if len(name) > xattrNameMax {
+		return attrName{}, unix.ERANGE
+	}
+	if strings.HasPrefix(name, securitySpace) || name == accessACL || name == defaultACL {
+		return attrName{plain: name, backing: name}, nil
+	}
+	space, ok := sealedSpace(name)
+	if !ok || len(name) == len(space) {
+		return attrName{}, unix.EOPNOTSUPP
+	}
+	owner, err := v.owner(n)
+	if err != nil {
+		return attrName{}, err
+	}
+	hidden := v.cipher.XattrName(owner, name)
+	if hidden == "" {
+		return attrName{}, cipher.ErrWiped
+	}
+	return attrName{plain: name, backing: space + sealedPrefix + hidden, sealed: true}, nil
+}
+
+func sealedSpace(name string) (space string, ok bool) {
+	for _, space := range []string{userSpace, trustedSpace} {
+		if strings.HasPrefix(name, space) {
+			return space, true
+		}
+	}
+	return "", false
+}
+
+// owner returns the ID that n's attributes are sealed for.
+func (v *Volume) owner(n *Node) ([16]byte, error) {
+	switch {
+	case n.isDir():
+		if n.dirID.Load() == nil {
+			d, err := v.dir(n)
+			if err != nil {
+				return noOwner, err
+			}
+			v.dirs.done(d)
+		}
+		return *n.dirID.Load(), nil
+	case n.isRegular():
+		if n.fileID.Load() == nil {
+			if _, err := v.openFile(n); err != nil {
+				return noOwner, err
+			}
+			if err := v.leave(n); err != nil {
+				return noOwner, err
+			}
+		}
+		return *n.fileID.Load(), nil
+	}
+	return noOwner, unix.EOPNOTSUPP
+}
+
+// GetXattr returns the value of an attribute, ENODATA if there is none.
+func (v *Volume) GetXattr(id NodeID, name string) ([]byte, error) {
+	n, err := v.table.get(id)
+	if err != nil {
+		return nil, err
+	}
+	a, err := v.attrName(n, name)
+	if err != nil {
+		return nil, err
+	}
+	var value []byte
+	err = v.reach(n, func(t target) (err error) {
+		value, err = getAttr(t, a.backing)
+		return err
+	})
+	if err != nil || !a.sealed {
+		return value, err
+	}
+	inside, value, err := v.openAttr(n, value)
+	if err == nil && inside != name {
+		err = fmt.Errorf("extended attribute holds another one: %w", ErrDamaged)
+	}
+	if err != nil {
+		v.complain("extended attribute does not open", "inode", n.ino, "name", a.backing, "err", err)
+		return nil, err
+	}
+	return value, nil
+}
+
+// SetXattr sets an attribute; flags are unix.XATTR_CREATE and XATTR_REPLACE.
+// dropSetGID clears the set-group-ID bit with an access ACL, for a caller who
+// is not in the file's group.
+func (v *Volume) SetXattr(id NodeID, name string, value []byte, flags int, dropSetGID bool) error {
+	n, a, err := v.attrToChange(id, name)
+	if err != nil {
+		return err
+	}
+	if a.sealed {
+		if value, err = v.sealAttr(n, name, value); err != nil {
+			return err
+		}
+	}
+	return v.reach(n, func(t target) error {
+		err := t.Setxattr(a.backing, value, flags)
+		n.changes.Add(1)
+		if err != nil || !dropSetGID || a.plain != accessACL {
+			return err
+		}
+		st, err := t.Stat()
+		if err != nil || st.Mode&unix.S_ISGID == 0 {
+			return err
+		}
+		return t.Chmod(st.Mode & 0o7777 &^ unix.S_ISGID)
+	})
+}
+
+// RemoveXattr removes an attribute, ENODATA if there is none.
+func (v *Volume) RemoveXattr(id NodeID, name string) error {
+	n, a, err := v.attrToChange(id, name)
+	if err != nil {
+		return err
+	}
+	return v.reach(n, func(t target) error { return t.Removexattr(a.backing) })
+}
+
+func (v *Volume) attrToChange(id NodeID, name string) (*Node, attrName, error) {
+	if err := v.writable(); err != nil {
+		return nil, attrName{}, err
+	}
+	n, err := v.table.get(id)
+	if err != nil {
+		return nil, attrName{}, err
+	}
+	a, err := v.attrName(n, name)
+	return n, a, err
+}
+
+// ListXattr returns the names of a node's attributes. What the backing
+// filesystem has beside them is left out.
+func (v *Volume) ListXattr(id NodeID) ([]string, error) {
+	n, err := v.table.get(id)
+	if err != nil {
+		return nil, err
+	}
+	var plain []string
+	sealed := map[string][]byte{}
+	err = v.reach(n, func(t target) error {
+		list, err := grow(t.Listxattr)
+		if err != nil {
+			return err
+		}
+		for b := range bytes.SplitSeq(list, []byte{0}) {
+			name := string(b)
+			space, ok := sealedSpace(name)
+			switch {
+			case ok && strings.HasPrefix(name[len(space):], sealedPrefix):
+				value, err := getAttr(t, name)
+				if err == nil {
+					sealed[name] = value
+				} else if !errors.Is(err, unix.ENODATA) {
+					return err
+				}
+			case strings.HasPrefix(name, securitySpace) || name == accessACL || name == defaultACL:
+				plain = append(plain, name)
+			}
+		}
+		return nil
+	})
+	if err != nil || len(sealed) == 0 {
+		return plain, err
+	}
+	return v.addSealed(n, plain, sealed)
+}
+
+// addSealed appends the names in sealed attributes to names. One that does not
+// open, or is not where it belongs, is logged and left out.
+func (v *Volume) addSealed(n *Node, names []string, sealed map[string][]byte) ([]string, error) {
+	for at, value := range sealed {
+		name, _, err := v.openAttr(n, value)
+		if err == nil {
+			var a attrName
+			if a, err = v.attrName(n, name); err == nil && a.backing != at {
+				err = fmt.Errorf("extended attribute is another one's: %w", ErrDamaged)
+			}
+		}
+		if err != nil {
+			v.complain("extended attribute does not open", "inode", n.ino, "name", at, "err", err)
+			continue
+		}
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+// sealAttr seals an attribute of n: length of the name 2 | name | value.
+func (v *Volume) sealAttr(n *Node, name string, value []byte) ([]byte, error) {
+	owner, err := v.owner(n)
+	if err != nil {
+		return nil, err
+	}
+	plain := binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(name)+len(value)), uint16(len(name)))
+	plain = append(append(plain, name...), value...)
+	return v.cipher.SealBlob(cipher.BlobXattr, owner, plain)
+}
+
+func (v *Volume) openAttr(n *Node, sealed []byte) (name string, value []byte, err error) {
+	owner, err := v.owner(n)
+	if err != nil {
+		return "", nil, err
+	}
+	plain, err := v.cipher.OpenBlob(cipher.BlobXattr, owner, sealed)
+	if err != nil {
+		return "", nil, err
+	}
+	if len(plain) < 2 || len(plain)-2 < int(binary.BigEndian.Uint16(plain)) {
+		return "", nil, fmt.Errorf("extended attribute is cut: %w", ErrDamaged)
+	}
+	length := int(binary.BigEndian.Uint16(plain))
+	return string(plain[2 : 2+length]), plain[2+length:], nil
+}
+
+// getAttr reads a whole attribute.
+func getAttr(t target, name string) ([]byte, error) {
+	return grow(func(dst []byte) (int, error) { return t.Getxattr(name, dst) })
+}
+
+// grow calls read with as large a buffer as it takes; read returns the size
+// alone for an empty one.
+func grow(read func(dst []byte) (int, error)) ([]byte, error) {
+	buf := make([]byte, 256)
+	for {
+		n, err := read(buf)
+		if err == nil {
+			return buf[:n], nil
+		}
+		if !errors.Is(err, unix.ERANGE) {
+			return nil, err
+		}
+		if n, err = read(nil); err != nil {
+			return nil, err
+		}
+		buf = make([]byte, max(n, 2*len(buf)))
+	}
+}

@@ -124,7 +124,7 @@ func parseVolumeFile(name string, b []byte) (*volumeFile, error) {
 func parseEnvelope(b []byte) (*envelope, error) {
 	var head struct {
 		Magic   string `json:"plyfs"`
-		Version int    `json:"version"`
+		Version *int   `json:"version"`
 	}
 	if err := json.NewDecoder(bytes.NewReader(b)).Decode(&head); err != nil {
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
@@ -132,10 +132,10 @@ func parseEnvelope(b []byte) (*envelope, error) {
 		}
 		return nil, ErrTampered
 	}
-	if head.Magic != envelopeMagic {
+	if head.Magic != envelopeMagic || head.Version == nil {
 		return nil, ErrTampered
 	}
-	if head.Version != envelopeVersion {
+	if *head.Version != envelopeVersion {
 		return nil, ErrVersion
 	}
 	var e envelope

@@ -174,5 +174,5 @@ func (f *failReader) Read(p []byte) (int, error) {
 		return 0, errNoRandom
 	}
 	f.n -= len(p)
-	return len(p), nil
+	return constReader(1).Read(p)
 }

@@ -60,7 +60,7 @@ func newApp(con *console) *cli.App {
 		},
 		Flags:                     []cli.Flag{&cli.BoolFlag{Name: "version", Aliases: []string{"V"}, Usage: "print the version"}},
 		Action:                    func(c *cli.Context) error { return bare(con, c) },
-		HideHelpCommand:           true,
+		HideHelp:                  true, // the command help does all of it
 		HideVersion:               true,
 		DisableSliceFlagSeparator: true,
 		Writer:                    con.stdout,
@@ -68,19 +68,16 @@ func newApp(con *console) *cli.App {
 		OnUsageError:              asUsage,
 		ExitErrHandler:            func(*cli.Context, error) {}, // run reports errors
 	}
-	app.CustomAppHelpTemplate = appHelp(app)
-	dress("plyfs", app.Commands)
+	dress(app.Commands)
 	return app
 }
 
-// dress gives what every command has. The help is text that holds nothing for
-// urfave's templates to fill in.
-func dress(path string, commands []*cli.Command) {
+// dress gives what every command has.
+func dress(commands []*cli.Command) {
 	for _, c := range commands {
-		c.HideHelpCommand = true
+		c.HideHelp = true
 		c.OnUsageError = asUsage
-		c.CustomHelpTemplate = helpText(path+" "+c.Name, c)
-		dress(path+" "+c.Name, c.Subcommands)
+		dress(c.Subcommands)
 	}
 }
 

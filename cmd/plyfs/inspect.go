@@ -93,9 +93,9 @@ func inspectCommand(con *console) *cli.Command {
 		Name:      "inspect",
 		Usage:     "show both layers of one encrypted file, without keys",
 		UsageText: "plyfs inspect [--json] [--blocks FIRST-LAST|all] CIPHERFILE",
-		Description: "For an auditor: headers, suite, and what is kept of each block and of each group\n" +
-			"of blocks. It reads the ciphertext only and verifies nothing: that takes the keys.\n" +
-			"FORMAT.md explains each field.",
+		Description: "For an auditor: headers, suite, and what is kept of each block and of each\n" +
+			"group of blocks. It reads the ciphertext alone and verifies nothing: that takes\n" +
+			"the keys. FORMAT.md explains each field.",
 		Flags: []cli.Flag{
 			jsonFlag(),
 			&cli.StringFlag{Name: "blocks", Value: "0-7", Usage: "which blocks to show: `FIRST-LAST`, one number, or all (default: 0-7)"},

@@ -27,7 +27,8 @@ func didYouMean(word string, known []string, otherwise string) string {
 // normalise brings a command line, without the program's name, into the order
 // that urfave/cli reads: the command's words, its flags, "--", the rest.
 // People and mount(8) put flags behind the places they are about. Unknown
-// words and flags are refused here, with the nearest known one.
+// words and flags are refused here, with the nearest known one. A flag that
+// asks for help makes the line one of the command help.
 func normalise(args []string, app *cli.App) ([]string, error) {
 	words, cmd, rest, err := commandOf(args, app)
 	if err != nil {
@@ -49,6 +50,9 @@ func normalise(args []string, app *cli.App) ([]string, error) {
 		if len(word) < 2 || word[0] != '-' {
 			places = append(places, word)
 			continue
+		}
+		if isHelp(word) {
+			return append([]string{"help", "--"}, words...), nil
 		}
 		n, taken, err := flagOf(word, rest, flags, words)
 		if err != nil {
@@ -124,8 +128,6 @@ func oneFlag(name, value string, hasValue bool, rest []string, flags []cli.Flag,
 	}
 	f := find(flags, name)
 	switch {
-	case f == nil && isHelp("--"+name) || name == "h" && f == nil:
-		return []string{"--help"}, 0, nil
 	case f == nil:
 		var known []string
 		for _, f := range flags {

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 )
@@ -48,6 +49,12 @@ type group struct {
 	name  string
 	epoch uint32
 }
+
+// Format prints a placeholder for every verb.
+func (c content) Format(f fmt.State, _ rune) { io.WriteString(f, "[content of a key store]") }
+
+// Format prints a placeholder for every verb.
+func (r root) Format(f fmt.State, _ rune) { io.WriteString(f, "[root]") }
 
 func (c *content) wipe() {
 	for _, r := range c.roots {

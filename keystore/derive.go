@@ -2,6 +2,7 @@ package keystore
 
 import (
 	"fmt"
+	"io"
 
 	"github.com/plyfs/plyfs/cipher"
 )
@@ -24,7 +25,10 @@ func (g *GroupKey) Names() Names { return g.names }
 func (g *GroupKey) Epochs() Epochs { return g.epochs }
 
 // String names the key without telling it.
-func (g *GroupKey) String() string { return fmt.Sprintf("%s group key %s", g.layer, g.names) }
+func (g GroupKey) String() string { return fmt.Sprintf("%s group key %s", g.layer, g.names) }
+
+// Format prints String for every verb.
+func (g GroupKey) Format(f fmt.State, _ rune) { io.WriteString(f, g.String()) }
 
 // Wipe zeroes the key, which is of no use afterwards.
 func (g *GroupKey) Wipe() { g.key.wipe() }

@@ -12,8 +12,8 @@ import (
 // keySize is the length in bytes of every key in this package.
 const keySize = 32
 
-// secret is a 32-byte key. It is always held by pointer, so that printing a struct that contains one shows an
-// address, and it prints as a placeholder itself. Its bytes leave the package only as a volume's keys.
+// secret is a 32-byte key. It prints as a placeholder. Package fmt does not ask the fields of a struct, so whatever
+// holds one has a Format method of its own. Its bytes leave the package only as a volume's keys.
 type secret struct{ b [keySize]byte }
 
 // newSecret copies b, which must be 32 bytes, and wipes it.

@@ -213,6 +213,9 @@ func (s *Store) Layer() cipher.Layer { return s.header.layer }
 // String names the store without telling any of it.
 func (s *Store) String() string { return fmt.Sprintf("%s key store %s", s.header.layer, s.path) }
 
+// Format prints String for every verb.
+func (s *Store) Format(f fmt.State, _ rune) { io.WriteString(f, s.String()) }
+
 // Info returns the store's header, authenticated.
 func (s *Store) Info() StoreInfo {
 	s.mu.Lock()

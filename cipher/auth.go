@@ -6,8 +6,10 @@ import "encoding/binary"
 const AuthTagSize = 2 * macSize
 
 // Authenticator makes and checks tags of both layers over structures that other
-// packages lay out, under keys of its label (FORMAT.md §11). It is safe for
-// concurrent use. It holds keys of its own, which outlive Wipe.
+// packages lay out, under keys of its label (FORMAT.md §11). The two MACs stand
+// side by side, each enough to test a guess of what they cover: parts must be
+// sealed or public bytes, never secrets. It is safe for concurrent use. It
+// holds keys of its own, which outlive Wipe.
 type Authenticator struct{ macs *macs }
 
 // Authenticator returns the authenticator of a label. Labels name one use each.

@@ -49,7 +49,7 @@ const (
 )
 
 // NewBrokenVolume is NewVolume with one layer broken.
-func NewBrokenVolume(p Params, epoch uint32, k Keys, layer Layer, how string) (*Volume, error) {
+func NewBrokenVolume(p Params, epoch uint32, k Keys, rand io.Reader, layer Layer, how string) (*Volume, error) {
 	pl := standardPlies
 	b := &pl[layer-1]
 	b.equal = func(_, _ []byte) bool { return true }
@@ -77,7 +77,7 @@ func NewBrokenVolume(p Params, epoch uint32, k Keys, layer Layer, how string) (*
 			return chachaAcceptsAll{genuine, append([]byte(nil), key...)}, err
 		}
 	}
-	return newVolume(p, epoch, k, nil, pl)
+	return newVolume(p, epoch, k, rand, pl)
 }
 
 // identity is a layer that is not there: a nonce of zeros for layer 1, the

@@ -206,8 +206,8 @@ func refLongName(sealed string) string {
 
 func (r refVolume) xattrName(owner [16]byte, name string) string {
 	x := r.mac1(r.d1("plyfs/1/xattr-name"), 32, 6, owner, uint64(len(name)), []byte(name))
-	if r.suite != 0 {
-		x = r.mac2(r.d2("plyfs/1/xattr-name"), 32, 6, owner, 32, x)
+	for i, c := range r.mac2(r.d2("plyfs/1/xattr-name"), 32, 6, owner, uint64(len(name)), []byte(name)) {
+		x[i] ^= c
 	}
 	return base64.RawURLEncoding.EncodeToString(x)
 }

@@ -17,13 +17,15 @@ func (v *Volume) XattrName(owner [16]byte, name string) string {
 	}
 	m := k.xattrMACs.get()
 	defer k.xattrMACs.put(m)
-	// One in the other: side by side, the key of one layer would be enough to
-	// test a guess.
-	text := []byte(name)
+	// XOR, since side by side the key of one layer would be enough to test a
+	// guess, and one in the other a broken outer one would make all names one.
+	var out [xattrNameSize]byte
 	for i := range int(v.params.Layers) {
-		text = m.layer(i, typeXattrName, owner, uint64(len(text)), text)
+		for j, c := range m.layer(i, typeXattrName, owner, uint64(len(name)), []byte(name)) {
+			out[j] ^= c
+		}
 	}
-	return nameEncoding.EncodeToString(text)
+	return nameEncoding.EncodeToString(out[:])
 }
 
 // SealXattr seals an extended attribute of an owner as a blob of its name, at

@@ -41,8 +41,16 @@ type group struct {
 	// home, so that home never sees an older copy after a newer one.
 	mu      sync.Mutex
 	present bool // tag and t are valid; else unknown or never written
+	mended  bool // no gap covers the group, see mendGap
 	t       cipher.Trailer
 	tag     [cipher.TagBlockSize]byte
+}
+
+// isMended reports whether no gap covers g.
+func (g *group) isMended() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.mended
 }
 
 // NewCache makes a cache of at most size bytes of tag blocks; 0 chooses 64 MiB.

@@ -10,14 +10,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// gap is a run of groups that were never written: those after owner, the
-// present group that says so, up to next, the present group after them.
-type gap struct {
-	owner uint64
-	next  uint64 // noGroup if there is none
-}
+// gap is a range of groups that were never written: lo to hi-1. Group hi is
+// there, and says so. hi is noGroup where the header says so: no group from lo
+// on is there.
+type gap struct{ lo, hi uint64 }
 
-const noGroup = cipher.RunToEnd
+const noGroup = ^uint64(0)
 
 // gapMemo remembers the gaps found last, so that reading through a hole
 // verifies it once. A change of which groups exist empties it.
@@ -31,7 +29,7 @@ func (m *gapMemo) find(n uint64) (gap, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, p := range m.gaps[:min(m.n, len(m.gaps))] {
-		if p.owner < n && n < p.next {
+		if p.lo <= n && n < p.hi {
 			return p, true
 		}
 	}
@@ -51,8 +49,7 @@ func (m *gapMemo) reset() {
 	m.n = 0
 }
 
-// loadGroup returns group n, pinned, or nil and the gap that it lies in: a
-// group is a hole only where the nearest present one before it says so. The
+// loadGroup returns group n, pinned, or nil and the gap that it lies in. The
 // caller holds a lock on a block of the group.
 //
 // All reading of tag blocks goes through it, and that is where a journal's
@@ -71,38 +68,44 @@ func (f *File) loadGroup(n uint64) (*group, gap, error) {
 	return f.loadChained(n)
 }
 
-// loadChained is loadGroup for callers that hold chain.
+// loadChained is loadGroup for callers that hold chain. A group without a tag
+// block is a hole only if the header says that none as high was ever written,
+// or the next group that is there says how many before it were not
+// (FORMAT.md §7).
 func (f *File) loadChained(n uint64) (*group, gap, error) {
 	if p, ok := f.gaps.find(n); ok {
 		return nil, p, nil
 	}
 	g, err := f.readGroup(n)
-	if err != nil || g != nil {
-		return g, gap{}, err
+	switch {
+	case err != nil:
+		return nil, gap{}, err
+	case n > f.last && g != nil:
+		f.cache.unpin(g)
+		return nil, gap{}, f.refuse(n, fmt.Errorf("tag block after the last group, %d: %w", f.last, ErrCorrupt))
+	case n > f.last:
+		return nil, gap{f.last + 1, noGroup}, nil
+	case g != nil:
+		return g, gap{}, nil
 	}
-	owner, err := f.owner(n)
+	q, err := f.next(n)
 	if err != nil {
 		return nil, gap{}, err
 	}
-	defer f.cache.unpin(owner)
-	p := gap{owner: owner.n, next: f.after(owner)}
-	if p.next <= n {
-		return nil, gap{}, f.refuse(n, fmt.Errorf("tag block is missing: %w", ErrCorrupt))
+	defer f.cache.unpin(q)
+	p := gap{q.n - f.gapBefore(q), q.n}
+	if n < p.lo {
+		return nil, gap{}, f.missing(n)
 	}
 	f.gaps.note(p)
 	return nil, p, nil
 }
 
-// after returns the present group that follows g, or noGroup.
-func (f *File) after(g *group) uint64 {
+// gapBefore returns how many groups before g, which is present, are not there.
+func (f *File) gapBefore(g *group) uint64 {
 	g.mu.Lock()
-	run := g.t.Run
-	g.mu.Unlock()
-	last := f.layout.LastGroup(f.Size())
-	if g.n >= last || run >= last-g.n {
-		return noGroup
-	}
-	return g.n + run + 1
+	defer g.mu.Unlock()
+	return g.t.Gap
 }
 
 // readGroup returns group n, pinned, or nil if its tag block is zero or lies
@@ -140,8 +143,70 @@ func (f *File) fill(g *group) error {
 	if g.t, err = f.c.OpenTrailer(g.tag[:], g.n); err != nil {
 		return err
 	}
-	g.present = true
+	g.present, g.mended = true, !f.unclean
 	return nil
+}
+
+// eagerSteps is how many groups next looks at before it also comes from the end.
+const eagerSteps = 16
+
+// next returns the first group after n, which is less than last, that is there,
+// pinned. Where to look is a hint of the backing filesystem, and may be a lie:
+// that nothing lies between is for the group found to say. Where
+// hints are of no use the groups are also followed from the last one back.
+func (f *File) next(n uint64) (*group, error) {
+	back := f.last
+	for at, step := n+1, 0; ; step++ {
+		if at = f.hint(at); at > f.last {
+			return nil, f.missing(n)
+		}
+		g, err := f.readGroup(at)
+		if g != nil || err != nil {
+			return g, err
+		}
+		if at++; step < eagerSteps {
+			continue
+		}
+		if g, err = f.readGroup(back); err != nil {
+			return nil, err
+		} else if g == nil {
+			return nil, f.missing(back)
+		}
+		before := f.gapBefore(g) + 1
+		if back-min(before, back) <= n {
+			return g, nil
+		}
+		f.cache.unpin(g)
+		back -= before
+	}
+}
+
+// hint returns the first group from at on that holds bytes, as far as the
+// backing filesystem knows. The last group does in any case.
+func (f *File) hint(at uint64) uint64 {
+	if at >= f.last {
+		return at
+	}
+	off, err := f.b.SeekHole(f.layout.TagOffset(at), unix.SEEK_DATA)
+	switch {
+	case errors.Is(err, unix.ENXIO):
+		return f.last
+	case err != nil:
+		return at
+	}
+	return min(max(at, f.groupAt(off)), f.last)
+}
+
+// groupAt returns the group that a byte of the backing file belongs to.
+func (f *File) groupAt(off int64) uint64 {
+	tag := uint64(cipher.TagBlockSize)
+	bs := uint64(f.bs)
+	return (uint64(off) + cipher.HeaderSlots*bs) / (tag + cipher.EntriesPerGroup*bs)
+}
+
+// missing is refuse for a group that must have a tag block.
+func (f *File) missing(n uint64) error {
+	return f.refuse(n, fmt.Errorf("tag block is missing: %w", ErrCorrupt))
 }
 
 // refuse logs what is wrong with group n and returns the error for the caller.
@@ -155,69 +220,10 @@ const damaged = "content does not verify: tampered or damaged"
 
 // describe tells an altered file from a disk that fails.
 func describe(err error) string {
-	if errors.Is(err, cipher.ErrAuth) || errors.Is(err, ErrCorrupt) || errors.Is(err, cipher.ErrMagic) || errors.Is(err, cipher.ErrZero) {
-		return damaged
+	for _, e := range []error{ErrCorrupt, cipher.ErrAuth, cipher.ErrMagic, cipher.ErrZero} {
+		if errors.Is(err, e) {
+			return damaged
+		}
 	}
 	return "backing file failed"
-}
-
-const maxHints = 64
-
-// owner returns the nearest present group before n, pinned. The caller holds
-// chain. Where to look is a hint of the backing filesystem; that the group
-// found owns n is proved by its run, which the caller checks.
-func (f *File) owner(n uint64) (*group, error) {
-	limit := min(n, f.layout.LastGroup(f.Size())+1)
-	next := limit - 1 // appending: the group before is there
-	for range maxHints {
-		g, err := f.readGroup(next)
-		if g != nil || err != nil {
-			return g, err
-		}
-		limit = next
-		next = f.hint(limit)
-	}
-	return f.walk(n)
-}
-
-// hint returns the last group before limit (1 or more) whose tag block or
-// blocks the backing filesystem says hold data.
-func (f *File) hint(limit uint64) uint64 {
-	end := f.layout.PhysicalSize(f.Size())
-	if limit <= f.layout.LastGroup(f.Size()) {
-		end = f.layout.TagOffset(limit)
-	}
-	lo, hi := uint64(0), limit // data lies in lo and after, none lies in hi and after
-	for hi-lo > 1 {
-		mid := lo + (hi-lo)/2
-		if off, err := f.b.SeekHole(f.layout.TagOffset(mid), unix.SEEK_DATA); err == nil && off < end {
-			lo = mid
-		} else if err == nil || errors.Is(err, unix.ENXIO) {
-			hi = mid
-		} else {
-			return limit - 1
-		}
-	}
-	return lo
-}
-
-// walk finds the owner of n from the file's start, for backing filesystems
-// whose hints are of no use.
-func (f *File) walk(n uint64) (*group, error) {
-	at := uint64(0)
-	for {
-		g, err := f.readGroup(at)
-		if err != nil {
-			return nil, err
-		}
-		if g == nil {
-			return nil, f.refuse(at, fmt.Errorf("tag block is missing: %w", ErrCorrupt))
-		}
-		next := f.after(g)
-		if next >= n {
-			return g, nil
-		}
-		f.cache.unpin(g)
-		at = next
-	}
 }

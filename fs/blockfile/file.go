@@ -2,8 +2,6 @@ package blockfile
 
 import (
 	"errors"
-	"fmt"
-	"io"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -23,8 +21,9 @@ var ErrCorrupt = errors.New("file is damaged")
 type Config struct {
 	Volume   *cipher.Volume
 	ReadOnly bool // changes fail with EROFS, and nothing is written
-	// Unclean says that the volume was not unmounted cleanly: a file whose
-	// header is missing or zero was never synced and is taken as empty.
+	// Unclean says that the volume was not unmounted cleanly. Then a file whose
+	// header is missing or zero and that holds nothing was never synced and is
+	// taken as empty, and what a change that was cut off left is cleared away.
 	Unclean bool
 	// Cache bounds the tag blocks in memory. One belongs to all files of a
 	// volume; a file without one keeps a small cache of its own.
@@ -50,13 +49,15 @@ type File struct {
 	locks rangeLocks
 	size  atomic.Int64
 
-	// These change under a lock that holds all blocks from the end on.
-	header   cipher.Header
-	physical int64 // length of the backing file
+	static   cipher.StaticHeader
+	header   cipher.Header     // as at home; guarded by the mu of group 0
+	physical int64             // length of the backing file; guarded by the lock on all blocks from the end on
+	groups   map[uint64]*group // guarded by cache.mu
 
-	groups map[uint64]*group // guarded by cache.mu
-
-	chain  sync.RWMutex // held to change, or to rely on, which groups exist
+	// chain is held to change which groups there are, and shared to rely on it.
+	// It is taken before any group's mu.
+	chain  sync.RWMutex
+	last   uint64 // the highest group that is there; guarded by chain
 	gaps   gapMemo
 	closed atomic.Bool
 }
@@ -73,117 +74,6 @@ func newFile(b backing.File, c Config) *File {
 		cache: c.Cache, ro: c.ReadOnly, unclean: c.Unclean,
 		log: limitedLog{log: c.Log}, groups: map[uint64]*group{},
 	}
-}
-
-// Create makes the empty backing file b the empty file of a new ID. On success
-// the File owns b; on an error b is the caller's still.
-func Create(b backing.File, c Config) (*File, error) {
-	if c.ReadOnly {
-		return nil, unix.EROFS
-	}
-	f := newFile(b, c)
-	if err := f.initialise(); err != nil {
-		return nil, err
-	}
-	return f, nil
-}
-
-// Open opens the content that b holds. Ownership is as with Create. A backing
-// file longer than the size in its header is trimmed; a shorter one is
-// ErrCorrupt.
-func Open(b backing.File, c Config) (*File, error) {
-	f := newFile(b, c)
-	st, err := b.Stat()
-	if err != nil {
-		return nil, err
-	}
-	f.physical = st.Size
-	var head [2 * cipher.SectorSize]byte
-	if n, err := b.ReadAt(head[:], 0); err != nil && err != io.EOF {
-		return nil, err
-	} else if clear(head[n:]); n < len(head) && !c.Unclean {
-		return nil, fmt.Errorf("backing file of %d bytes has no header: %w", st.Size, ErrCorrupt)
-	}
-	if err := f.openHeader(&head); err != nil {
-		return nil, err
-	}
-	switch want := f.layout.PhysicalSize(f.Size()); {
-	case f.physical < want:
-		return nil, fmt.Errorf("file %s: backing file of %d bytes, size %d takes %d: %w", f.ID(), f.physical, f.Size(), want, ErrCorrupt)
-	case f.physical > want && !c.ReadOnly:
-		f.trim(st, want)
-	}
-	return f, nil
-}
-
-// openHeader verifies the header and gives the file one that lost or never
-// had it, where the volume's state allows for that.
-func (f *File) openHeader(head *[2 * cipher.SectorSize]byte) (err error) {
-	if _, f.c, err = f.volume.OpenStatic(head[:cipher.SectorSize]); err == nil {
-		f.header, err = f.c.OpenHeader(head[cipher.SectorSize:])
-	}
-	switch {
-	case err == nil:
-		f.size.Store(f.header.Size)
-		return nil
-	case !errors.Is(err, cipher.ErrZero):
-		return f.identify(err)
-	case !f.unclean:
-		return f.identify(fmt.Errorf("%w: %w", ErrCorrupt, err))
-	}
-	f.log.log.Warn("file was never synced before an unclean stop, taken as empty", "physical", f.physical)
-	return f.initialise()
-}
-
-func (f *File) identify(err error) error {
-	if f.c != nil {
-		return fmt.Errorf("file %s: %w", f.c.ID(), err)
-	}
-	return err
-}
-
-// initialise makes the file empty, with the ID it has, if it has one.
-func (f *File) initialise() error {
-	var tag [cipher.TagBlockSize]byte
-	if f.c == nil {
-		static, c, err := f.volume.NewFile()
-		if err != nil {
-			return err
-		}
-		f.c = c
-		f.volume.SealStatic(tag[:cipher.SectorSize], static, f.c)
-	} else if _, err := f.b.ReadAt(tag[:cipher.SectorSize], 0); err != nil {
-		return err
-	}
-	f.header = cipher.Header{}
-	f.c.SealHeader(tag[cipher.SectorSize:2*cipher.SectorSize], f.header)
-	f.c.SealTrailer(tag[:], 0, cipher.Trailer{Run: cipher.RunToEnd})
-	if f.ro {
-		f.physical = cipher.TagBlockSize // as far as a reader of nothing can tell
-		return nil
-	}
-	if f.physical > 0 {
-		if err := f.b.Truncate(0); err != nil {
-			return err
-		}
-	}
-	if _, err := f.b.WriteAt(tag[:], 0); err != nil {
-		return err
-	}
-	f.physical = cipher.TagBlockSize
-	return nil
-}
-
-// ReadID returns the ID in the header of b, verified.
-func ReadID(b backing.File, v *cipher.Volume) (cipher.FileID, error) {
-	var static [cipher.SectorSize]byte
-	if n, err := b.ReadAt(static[:], 0); err == io.EOF {
-		return cipher.FileID{}, fmt.Errorf("backing file of %d bytes has no header: %w", n, ErrCorrupt)
-	} else if err != nil {
-		return cipher.FileID{}, err
-	}
-	h, _, err := v.OpenStatic(static[:])
-	return h.FileID, err
 }
 
 // ID returns the ID in the file's header.

@@ -178,10 +178,10 @@ func (f *File) takeHoles(ch *change, first, last uint64) (uint64, error) {
 			ch.holes = append(ch.holes, blocks{first, end - first})
 			return end, nil
 		}
-		if p.next == noGroup {
+		if p.hi == noGroup {
 			return last, nil
 		}
-		first = f.layout.FirstBlock(p.next)
+		first = f.layout.FirstBlock(p.hi)
 	}
 	return last, nil
 }

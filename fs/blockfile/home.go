@@ -1,7 +1,6 @@
 package blockfile
 
 import (
-	"fmt"
 	"slices"
 
 	"github.com/plyfs/plyfs/cipher"
@@ -10,20 +9,40 @@ import (
 
 // The steps by which apply, and later a checkpoint, brings a change home.
 
-// bringHome writes what is new of a change.
-func (f *File) bringHome(ch *change) error {
-	if err := f.writeBodies(ch); err != nil {
-		return err
+// growHome gives the backing file the length of the new size. What an earlier
+// change that failed left beyond the old end goes first, lest it come into the
+// file.
+func (f *File) growHome(ch *change) error {
+	if ch.size <= ch.oldSize {
+		return nil
 	}
-	if err := f.growHome(ch); err != nil {
-		return err
-	}
-	for i := len(ch.groups) - 1; i >= 0; i-- {
-		if err := f.updateGroup(ch.groups[i], ch); err != nil {
+	if old := f.layout.PhysicalSize(ch.oldSize); f.physical > old {
+		if err := f.b.Truncate(old); err != nil {
 			return err
 		}
+		f.physical = old
 	}
-	return f.updateHeader(ch)
+	want := f.layout.PhysicalSize(ch.size)
+	if n := len(ch.extents); n > 0 {
+		e := ch.extents[n-1]
+		if e.first+uint64(e.count()) == f.blockCount(ch.size) {
+			return nil // the last body will reach there
+		}
+	}
+	if err := f.b.Truncate(want); err != nil {
+		return err
+	}
+	f.physical = want
+	return nil
+}
+
+// shrinkBack takes back what growHome and writeBodies added.
+func (f *File) shrinkBack(ch *change) {
+	if want := f.layout.PhysicalSize(ch.oldSize); ch.size > ch.oldSize && f.physical > want {
+		if f.b.Truncate(want) == nil {
+			f.physical = want
+		}
+	}
 }
 
 // writeBodies writes the sealed blocks, the last extent first: should it fail,
@@ -72,122 +91,54 @@ func (f *File) grown(end int64) {
 	}
 }
 
-// growHome gives the backing file the length of the new size, where the bodies
-// did not.
-func (f *File) growHome(ch *change) error {
-	if ch.size <= ch.oldSize {
-		return nil
-	}
-	want := f.layout.PhysicalSize(ch.size)
-	if f.physical >= want {
-		return nil
-	}
-	if err := f.b.Truncate(want); err != nil {
-		return err
-	}
-	f.physical = want
-	return nil
-}
-
-// updateGroup brings what ch says of group g into its copy in memory and that
-// home. Its MACs are made anew only if they cover something that changed.
-func (f *File) updateGroup(g *group, ch *change) error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	created := slices.Contains(ch.created, g.n)
-	if err := f.prepare(g, created); err != nil {
-		return err
-	}
-	ch.before = append(ch.before, g.t)
-	t, dirty := g.t, created
-	for _, e := range ch.extents {
-		dirty = f.setEntries(g, &t, e) || dirty
-	}
-	for _, h := range ch.holes {
-		f.clearEntries(g, &t, h.first, h.first+h.n)
-	}
-	if ch.shrinks() {
-		f.clearEntries(g, &t, f.blockCount(ch.size), lastBlock)
-	}
-	for _, r := range ch.runs {
-		if r.group == g.n {
-			t.Run = r.run
+// planGroups works out what becomes of each group. The caller has locked them:
+// other requests may have changed other blocks of theirs up to now.
+func (f *File) planGroups(ch *change) error {
+	for _, g := range ch.groups {
+		c := groupChange{created: slices.Contains(ch.created, g.n)}
+		if err := f.prepare(g, c.created); err != nil {
+			return err
 		}
-	}
-	if t != g.t || created {
-		t.LSN = max(t.LSN, ch.lsn)
-		f.c.SealTrailer(g.tag[:], g.n, t)
-		g.t, dirty = t, true
-	}
-	if g.n == 0 && (f.headerChanges(ch) || created) {
-		f.sealHeader(g.tag[cipher.SectorSize:2*cipher.SectorSize], ch)
-		dirty = true
-	}
-	if !dirty {
-		return nil
-	}
-	return f.writeGroup(g)
-}
-
-// prepare makes a new group of g, or reads one again whose copy was given up
-// when a write failed. Group 0 is new where it was damaged, and keeps its
-// static header.
-func (f *File) prepare(g *group, created bool) error {
-	if !created {
-		return f.fill(g)
-	}
-	clear(g.tag[:])
-	g.t = cipher.Trailer{}
-	if g.n > 0 {
-		return nil
-	}
-	static := g.tag[:cipher.SectorSize]
-	if _, err := f.b.ReadAt(static, 0); err != nil {
-		return err
-	}
-	if h, _, err := f.volume.OpenStatic(static); err != nil {
-		return f.refuse(0, err)
-	} else if h.FileID != f.ID() {
-		return f.refuse(0, fmt.Errorf("header of file %s: %w", h.FileID, ErrCorrupt))
+		c.before, c.after = g.t, g.t
+		c.dirty = c.created || g.n == 0 && ch.headerChanges()
+		for _, e := range ch.extents {
+			slot, n, _ := f.within(g.n, e.first, e.first+uint64(e.count()))
+			c.after.Present |= slotMask(slot, n)
+			c.dirty = c.dirty || n > 0
+		}
+		for _, h := range f.cleared(ch) {
+			slot, n, _ := f.within(g.n, h.first, h.first+h.n)
+			c.after.Present &^= slotMask(slot, n)
+		}
+		for _, u := range ch.gaps {
+			if u.group == g.n {
+				c.after.Gap = u.gap
+			}
+		}
+		c.dirty = c.dirty || c.after != c.before
+		ch.after = append(ch.after, c)
 	}
 	return nil
 }
 
-// writeGroup brings the tag block of g home, whole: so the page cache need not
-// read it first. The caller has locked g.
-func (f *File) writeGroup(g *group) error {
-	off := f.layout.TagOffset(g.n)
-	m, err := f.b.WriteAt(g.tag[:], off)
-	f.grown(off + int64(m))
-	g.present = err == nil // else home decides
-	return err
+// cleared returns the blocks that ch makes holes, those past the end included.
+func (f *File) cleared(ch *change) []blocks {
+	if !ch.shrinks() {
+		return ch.holes
+	}
+	end := f.blockCount(ch.size)
+	return append(slices.Clip(ch.holes), blocks{end, lastBlock - end})
 }
 
-// setEntries copies the entries of e that belong to g, and reports whether
-// there are any.
-func (f *File) setEntries(g *group, t *cipher.Trailer, e extent) bool {
-	first := f.layout.FirstBlock(g.n)
-	from := max(first, e.first)
-	to := min(first+uint64(f.layout.Blocks(g.n)), e.first+uint64(e.count()))
-	if from >= to {
-		return false
+// within returns which slots of group n blocks from to to-1 take, the first
+// slot, their number and the first block.
+func (f *File) within(n, from, to uint64) (slot, count int, first uint64) {
+	start := f.layout.FirstBlock(n)
+	first, to = max(start, from), min(start+uint64(f.layout.Blocks(n)), to)
+	if first >= to {
+		return 0, 0, 0
 	}
-	slot, n := f.layout.Slot(from), int(to-from)
-	copy(g.tag[slot*cipher.EntrySize:(slot+n)*cipher.EntrySize], e.entries[(from-e.first)*cipher.EntrySize:])
-	t.Present |= slotMask(slot, n)
-	return true
-}
-
-// clearEntries makes holes of the blocks from to to-1 that belong to g.
-func (f *File) clearEntries(g *group, t *cipher.Trailer, from, to uint64) {
-	first := f.layout.FirstBlock(g.n)
-	from, to = max(first, from), min(first+uint64(f.layout.Blocks(g.n)), to)
-	if from >= to {
-		return
-	}
-	slot, n := f.layout.Slot(from), int(to-from)
-	clear(g.tag[slot*cipher.EntrySize : (slot+n)*cipher.EntrySize])
-	t.Present &^= slotMask(slot, n)
+	return f.layout.Slot(first), int(to - first), first
 }
 
 // slotMask returns the bits of n slots from slot on.
@@ -198,58 +149,128 @@ func (f *File) blockCount(size int64) uint64 {
 	return uint64(size)/uint64(f.bs) + min(uint64(size)%uint64(f.bs), 1)
 }
 
-func (f *File) headerChanges(ch *change) bool { return ch.size != ch.oldSize }
-
-func (f *File) sealHeader(dst []byte, ch *change) {
-	h := f.header
-	h.Size, h.LSN = ch.size, max(h.LSN, ch.lsn)
-	f.c.SealHeader(dst, h)
-	f.header = h
-}
-
-// updateHeader brings the size home, unless tag block 0 took it along.
-func (f *File) updateHeader(ch *change) error {
-	if !f.headerChanges(ch) || len(ch.groups) > 0 && ch.groups[0].n == 0 {
+// prepare makes a new group of g, or reads one again whose copy was given up
+// when a write failed. Group 0 is new where it was damaged, and keeps its
+// static header, which was verified.
+func (f *File) prepare(g *group, created bool) error {
+	if !created {
+		return f.fill(g)
+	}
+	clear(g.tag[:])
+	g.t, g.mended = cipher.Trailer{}, true
+	if g.n > 0 {
 		return nil
 	}
-	var sector [cipher.SectorSize]byte
-	f.sealHeader(sector[:], ch)
-	// The copy of tag block 0, if there is one, must not bring an old header
-	// back. Its lock also orders the writes.
-	g := f.cache.pin(f, 0)
-	defer f.cache.unpin(g)
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	copy(g.tag[cipher.SectorSize:2*cipher.SectorSize], sector[:])
-	_, err := f.b.WriteAt(sector[:], cipher.SectorSize)
-	if err != nil {
-		g.present = false
-	}
-	return err
+	f.sealStatic(g.tag[:])
+	return nil
 }
 
-// freeHoles gives the space of whole blocks back, or has it zeroed. That is
-// for the disk's sake alone: the blocks are holes already. So a filesystem that
-// cannot is no error.
-func (f *File) freeHoles(ch *change) {
-	if ch.free == 0 {
-		return
-	}
-	for _, g := range ch.groups {
-		first := f.layout.FirstBlock(g.n)
-		for _, h := range ch.holes {
-			from := max(first, h.first)
-			to := min(first+uint64(f.layout.Blocks(g.n)), h.first+h.n)
-			if from < to {
-				_ = f.b.Allocate(ch.free|unix.FALLOC_FL_KEEP_SIZE, f.layout.BlockOffset(from), int64(to-from)*f.bs)
-			}
+// writeGroups brings ch into the copies of its groups in memory, and those
+// home, group 0 with the header last.
+func (f *File) writeGroups(ch *change) error {
+	for i := range ch.groups {
+		i = (i + 1) % len(ch.groups)
+		if err := f.writeGroup(ch, ch.groups[i], ch.after[i]); err != nil {
+			return err
 		}
 	}
+	return nil
 }
 
-// shrinkHome cuts the backing file to the new size. The header says so
-// already; should this fail, the next Open trims.
-func (f *File) shrinkHome(ch *change) error {
+// writeGroup brings one group home. Its MACs are made anew only if they cover
+// something that changed. The tag block is written whole: so the page cache
+// need not read it first.
+func (f *File) writeGroup(ch *change, g *group, c groupChange) error {
+	if !c.dirty {
+		g.mended = true
+		return nil
+	}
+	for _, e := range ch.extents {
+		slot, n, first := f.within(g.n, e.first, e.first+uint64(e.count()))
+		if n > 0 {
+			copy(g.tag[slot*cipher.EntrySize:(slot+n)*cipher.EntrySize], e.entries[(first-e.first)*cipher.EntrySize:])
+		}
+	}
+	for _, h := range f.cleared(ch) {
+		slot, n, _ := f.within(g.n, h.first, h.first+h.n)
+		clear(g.tag[slot*cipher.EntrySize : (slot+n)*cipher.EntrySize])
+	}
+	if c.after != c.before || c.created {
+		f.c.SealTrailer(g.tag[:], g.n, c.after)
+	}
+	h := f.header
+	if g.n == 0 && (ch.headerChanges() || c.created) {
+		if ch.size != ch.oldSize {
+			h.Size = ch.size
+		}
+		if ch.last != ch.oldLast {
+			h.Last = ch.last
+		}
+		f.c.SealHeader(g.tag[cipher.SectorSize:2*cipher.SectorSize], h)
+	}
+	off := f.layout.TagOffset(g.n)
+	m, err := f.b.WriteAt(g.tag[:], off)
+	f.grown(off + int64(m))
+	if g.present = err == nil; err != nil {
+		return err // home decides
+	}
+	g.t, g.mended = c.after, true
+	if g.n == 0 {
+		f.header = h
+	}
+	return nil
+}
+
+// undo takes back, as far as the disk lets it, what a change that failed left:
+// presence and gaps, new tag blocks and what lies beyond the old end. Blocks
+// that were overwritten stay as the change left them. The groups are locked.
+func (f *File) undo(ch *change) {
+	for i, c := range ch.after {
+		g := ch.groups[i]
+		switch {
+		case c.created && g.n > 0:
+			g.present = false
+			f.erase(g.n, ch.oldSize)
+		case g.present && g.t == c.after && c.after != c.before:
+			f.c.SealTrailer(g.tag[:], g.n, c.before)
+			g.t = c.before
+			_, err := f.b.WriteAt(g.tag[:], f.layout.TagOffset(g.n))
+			g.present = err == nil
+		}
+	}
+	f.shrinkBack(ch)
+}
+
+// erase makes the tag block of group n zero, as it was. One beyond the end goes
+// with the end.
+func (f *File) erase(n uint64, size int64) {
+	if n > f.layout.LastGroup(size) {
+		return
+	}
+	off := f.layout.TagOffset(n)
+	err := f.b.Allocate(unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, cipher.TagBlockSize)
+	if err != nil {
+		var zero [cipher.TagBlockSize]byte
+		_, _ = f.b.WriteAt(zero[:], off)
+	}
+}
+
+// settle gives back what ch no longer needs, once it is durable that it does
+// not: else a crash could keep the old tag blocks or header without the bytes.
+func (f *File) settle(ch *change) error {
+	free := ch.free != 0 && len(ch.holes) > 0 && len(ch.groups) > 0
+	if !free && !ch.shrinks() {
+		return nil
+	}
+	if err := f.b.Datasync(); err != nil {
+		return err
+	}
+	if free {
+		f.freeHoles(ch)
+	}
+	if !ch.shrinks() {
+		return nil
+	}
 	f.cache.drop(f, f.layout.LastGroup(ch.size)+1)
 	want := f.layout.PhysicalSize(ch.size)
 	if err := f.b.Truncate(want); err != nil {
@@ -259,40 +280,15 @@ func (f *File) shrinkHome(ch *change) error {
 	return nil
 }
 
-// undo takes back, as far as the disk lets it, what a change that failed left:
-// presence and runs, new tag blocks and what lies beyond the old end. Blocks
-// that were overwritten stay as the change left them.
-func (f *File) undo(ch *change) {
-	for i, t := range ch.before {
-		g := ch.groups[len(ch.groups)-1-i]
-		g.mu.Lock()
-		if slices.Contains(ch.created, g.n) {
-			g.present = false
-			f.erase(g.n, ch.oldSize)
-		} else if g.present && g.t != t {
-			f.c.SealTrailer(g.tag[:], g.n, t)
-			g.t = t
-			_ = f.writeGroup(g)
+// freeHoles gives the space of whole blocks back, or has it zeroed. That is
+// for the disk's sake alone: the blocks are holes already. So a filesystem that
+// cannot is no error.
+func (f *File) freeHoles(ch *change) {
+	for _, g := range ch.groups {
+		for _, h := range ch.holes {
+			if _, n, first := f.within(g.n, h.first, h.first+h.n); n > 0 {
+				_ = f.b.Allocate(ch.free|unix.FALLOC_FL_KEEP_SIZE, f.layout.BlockOffset(first), int64(n)*f.bs)
+			}
 		}
-		g.mu.Unlock()
-	}
-	if want := f.layout.PhysicalSize(ch.oldSize); ch.size > ch.oldSize && f.physical > want {
-		if f.b.Truncate(want) == nil {
-			f.physical = want
-		}
-	}
-}
-
-// erase makes the tag block of group n zero, as it was. One beyond the end goes
-// with the end.
-func (f *File) erase(n uint64, size int64) {
-	if n == 0 || n > f.layout.LastGroup(size) {
-		return
-	}
-	off := f.layout.TagOffset(n)
-	err := f.b.Allocate(unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, cipher.TagBlockSize)
-	if err != nil {
-		var zero [cipher.TagBlockSize]byte
-		_, _ = f.b.WriteAt(zero[:], off)
 	}
 }

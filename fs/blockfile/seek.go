@@ -47,10 +47,10 @@ func (f *File) seek(off int64, data bool) (int64, error) {
 			index = f.layout.FirstBlock(n + 1)
 		case !data:
 			return max(off, int64(index)*f.bs), nil
-		case p.next == noGroup:
+		case p.hi == noGroup:
 			index = count
 		default:
-			index = f.layout.FirstBlock(p.next)
+			index = f.layout.FirstBlock(p.hi)
 		}
 		if !data && dense%seekGroups == 0 {
 			index = f.skipData(index, count)

@@ -1,9 +1,6 @@
 package blockfile
 
-import (
-	"github.com/plyfs/plyfs/fs/backing"
-	"golang.org/x/sys/unix"
-)
+import "golang.org/x/sys/unix"
 
 // Truncate makes the file size bytes long. What it grows by is a hole.
 func (f *File) Truncate(size int64) error {
@@ -49,17 +46,4 @@ func (f *File) lockResize(size int64) (*rangeLock, int64) {
 		}
 		f.locks.release(l)
 	}
-}
-
-// trim cuts off what lies beyond the end that the header knows: what was left
-// by a change that did not complete. st is of the backing file before.
-func (f *File) trim(st backing.Stat, want int64) {
-	f.log.log.Info("backing file is longer than its size, trimmed", "file", f.ID(), "physical", f.physical, "want", want)
-	ch := f.newChange(f.Size(), f.Size())
-	defer f.releaseChange(ch)
-	ch.trim = true
-	if err := f.commit(ch); err != nil {
-		f.log.error("backing file was not trimmed", "file", f.ID(), "err", err)
-	}
-	_ = f.b.Utimes(unix.Timespec{Nsec: unix.UTIME_OMIT}, st.Mtim)
 }

@@ -1,0 +1,264 @@
+package blockfile
+
+import (
+	"cmp"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// commit finds the groups of a change, plans which are there after it, and
+// applies it. The caller holds an exclusive lock on its blocks, and where the
+// size changes on all from the smaller end on.
+func (f *File) commit(ch *change) error {
+	ch.gaps, ch.created, ch.after = ch.gaps[:0], ch.created[:0], ch.after[:0]
+	f.unpinGroups(ch)
+	structural, err := f.pinGroups(ch)
+	if err != nil {
+		return err
+	}
+	if structural {
+		f.chain.Lock()
+		defer f.chain.Unlock()
+		defer f.gaps.reset()
+		ch.oldLast, ch.last = f.last, f.last
+		if err := f.link(ch); err != nil {
+			return err
+		}
+	}
+	if ch.headerChanges() && !ch.has(0) {
+		if err := f.addGroup(ch, 0); err != nil {
+			return err
+		}
+	}
+	slices.SortFunc(ch.groups, func(a, b *group) int { return cmp.Compare(a.n, b.n) })
+	return f.apply(ch)
+}
+
+// headerChanges reports whether size or last changes.
+func (ch *change) headerChanges() bool { return ch.size != ch.oldSize || ch.last != ch.oldLast }
+
+// shrinks reports whether groups may go.
+func (ch *change) shrinks() bool { return ch.trim || ch.size < ch.oldSize }
+
+// has reports whether group n is one of the change's.
+func (ch *change) has(n uint64) bool {
+	return slices.ContainsFunc(ch.groups, func(g *group) bool { return g.n == n })
+}
+
+// pinGroups pins the groups that ch touches and that are there. It reports
+// whether commit must link: some are not, or may go, or need mending.
+func (f *File) pinGroups(ch *change) (structural bool, err error) {
+	for _, e := range ch.extents {
+		last := f.layout.Group(e.first + uint64(e.count()) - 1)
+		for n := f.layout.Group(e.first); n <= last; n++ {
+			g, _, err := f.loadGroup(n)
+			if err != nil {
+				return false, err
+			}
+			if g == nil {
+				structural = true
+				continue
+			}
+			f.add(ch, g)
+			structural = structural || f.unclean && !g.isMended()
+		}
+	}
+	for _, h := range ch.holes {
+		last := f.layout.Group(h.first + h.n - 1)
+		for n := f.layout.Group(h.first); n <= last; n++ {
+			g, p, err := f.loadGroup(n)
+			switch {
+			case err != nil:
+				return false, err
+			case g != nil:
+				f.add(ch, g)
+			case p.hi > last:
+				n = last
+			default:
+				n = p.hi - 1
+			}
+		}
+	}
+	return structural || ch.shrinks(), nil
+}
+
+// add makes a pinned group one of the change's, which keeps one pin of it.
+func (f *File) add(ch *change, g *group) {
+	if ch.has(g.n) {
+		f.cache.unpin(g)
+		return
+	}
+	ch.groups = append(ch.groups, g)
+}
+
+// addGroup makes group n, which must be there, one of the change's.
+func (f *File) addGroup(ch *change, n uint64) error {
+	if ch.has(n) {
+		return nil
+	}
+	g, err := f.readGroup(n)
+	if err != nil {
+		return err
+	}
+	if g == nil {
+		return f.missing(n)
+	}
+	f.add(ch, g)
+	return nil
+}
+
+// link plans which groups are there after ch. The caller holds chain.
+func (f *File) link(ch *change) error {
+	for _, e := range ch.extents {
+		last := f.layout.Group(e.first + uint64(e.count()) - 1)
+		for n := f.layout.Group(e.first); n <= last; n++ {
+			if err := f.linkGroup(ch, n); err != nil {
+				return err
+			}
+		}
+	}
+	if f.unclean {
+		for _, g := range slices.Clone(ch.groups) {
+			if err := f.mendGap(ch, g); err != nil {
+				return err
+			}
+		}
+	}
+	if ch.shrinks() {
+		return f.linkEnd(ch)
+	}
+	return nil
+}
+
+// linkGroup plans group n, if it is not there yet: it takes its part of the gap
+// it lies in, and the group after that the rest.
+func (f *File) linkGroup(ch *change, n uint64) error {
+	if ch.has(n) {
+		return nil
+	}
+	g, p, err := f.loadChained(n)
+	if err != nil {
+		return err
+	}
+	if g != nil { // came while chain was not held
+		f.add(ch, g)
+		return nil
+	}
+	if p.hi == noGroup {
+		ch.setGap(n, n-ch.last-1)
+		ch.last = n
+	} else {
+		// What this change made in the gap lies below n.
+		lo := p.lo
+		for _, c := range ch.created {
+			if lo <= c && c < n {
+				lo = c + 1
+			}
+		}
+		ch.setGap(n, n-lo)
+		ch.setGap(p.hi, p.hi-n-1)
+		if err := f.addGroup(ch, p.hi); err != nil {
+			return err
+		}
+	}
+	ch.created = append(ch.created, n)
+	f.add(ch, f.cache.pin(f, n))
+	return nil
+}
+
+// mendGap sees to it that the group after g does not count g as never written,
+// which a change cut off by a crash leaves behind.
+func (f *File) mendGap(ch *change, g *group) error {
+	if g.isMended() || g.n >= f.last || slices.Contains(ch.created, g.n) {
+		return nil
+	}
+	q, err := f.next(g.n)
+	if err != nil {
+		return err
+	}
+	covers := q.n-f.gapBefore(q) <= g.n
+	for _, u := range ch.gaps {
+		if u.group == q.n {
+			covers = q.n-u.gap <= g.n
+		}
+	}
+	if covers {
+		ch.setGap(q.n, q.n-g.n-1)
+	}
+	f.add(ch, q)
+	return nil
+}
+
+// linkEnd plans what is the last group after the file is cut to its new size.
+func (f *File) linkEnd(ch *change) error {
+	last := f.layout.LastGroup(ch.size)
+	g, p, err := f.loadChained(last)
+	switch {
+	case err != nil && ch.size == 0 && describe(err) == damaged:
+		// Nothing is kept: a damaged tag block 0 is made anew.
+		ch.last = 0
+		ch.created = append(ch.created, 0)
+		f.add(ch, f.cache.pin(f, 0))
+	case err != nil:
+		return err
+	case g == nil:
+		ch.last = p.lo - 1
+	default:
+		ch.last = last
+		f.add(ch, g)
+	}
+	return nil
+}
+
+func (ch *change) setGap(group, gap uint64) {
+	for i := range ch.gaps {
+		if ch.gaps[i].group == group {
+			ch.gaps[i].gap = gap
+			return
+		}
+	}
+	ch.gaps = append(ch.gaps, gapUpdate{group, gap})
+}
+
+// apply carries out a change, and is the only function that writes to the
+// backing file of an open File. After an error home holds the old state, save
+// for blocks that were being overwritten.
+//
+// Here the journal takes its place (see the package comment). Without it all
+// goes home at once: bodies, then tag blocks, rising, so that no gap leaves out
+// a group that is not there yet, then tag block 0 with the header.
+func (f *File) apply(ch *change) error {
+	if f.closed.Load() {
+		return unix.EBADF
+	}
+	err := f.growHome(ch)
+	if err == nil {
+		err = f.writeBodies(ch)
+	}
+	if err != nil {
+		f.shrinkBack(ch)
+		return err
+	}
+	for _, g := range ch.groups {
+		g.mu.Lock()
+	}
+	defer func() {
+		for _, g := range ch.groups {
+			g.mu.Unlock()
+		}
+	}()
+	err = f.planGroups(ch)
+	if err == nil {
+		err = f.writeGroups(ch)
+	}
+	if err != nil {
+		f.undo(ch)
+		return err
+	}
+	if ch.last != ch.oldLast {
+		f.last = ch.last
+	}
+	f.size.Store(ch.size)
+	return f.settle(ch)
+}

@@ -1,0 +1,234 @@
+package blockfile
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/plyfs/plyfs/cipher"
+	"github.com/plyfs/plyfs/fs/backing"
+	"golang.org/x/sys/unix"
+)
+
+// Create makes the empty backing file b the empty file of a new ID. On success
+// the File owns b; on an error b is the caller's still.
+func Create(b backing.File, c Config) (*File, error) {
+	if c.ReadOnly {
+		return nil, unix.EROFS
+	}
+	f := newFile(b, c)
+	if err := f.initialise(); err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+// Open opens the content that b holds. Ownership is as with Create. A backing
+// file that is not as long as the size in its header takes is ErrCorrupt; after
+// an unclean stop a longer one is trimmed.
+func Open(b backing.File, c Config) (*File, error) {
+	f := newFile(b, c)
+	st, err := b.Stat()
+	if err != nil {
+		return nil, err
+	}
+	f.physical = st.Size
+	if err := f.openHeader(); err != nil {
+		f.log.error(describe(err), "physical", st.Size, "err", err)
+		return nil, err
+	}
+	want := f.layout.PhysicalSize(f.Size())
+	if f.physical < want || f.physical > want && !f.unclean {
+		err := fmt.Errorf("file %s: backing file of %d bytes, size %d takes %d: %w", f.ID(), f.physical, f.Size(), want, ErrCorrupt)
+		f.log.error(describe(err), "err", err)
+		return nil, err
+	}
+	if f.unclean {
+		f.adopt()
+		if f.physical > want && !f.ro {
+			if err := f.trim(st); err != nil {
+				f.cache.drop(f, 0)
+				return nil, err
+			}
+		}
+	}
+	return f, nil
+}
+
+// openHeader verifies the header, and gives the file one that lost it or never
+// had it, where the state of the volume allows for that.
+func (f *File) openHeader() error {
+	var tag [cipher.TagBlockSize]byte
+	if n, err := f.b.ReadAt(tag[:], 0); err != nil && err != io.EOF {
+		return err
+	} else if n < len(tag) && !f.unclean {
+		return fmt.Errorf("backing file of %d bytes has no header: %w", f.physical, ErrCorrupt)
+	}
+	var err error
+	var copied bool
+	f.static, f.c, copied, err = openStatic(tag[:], f.volume)
+	switch {
+	case errors.Is(err, cipher.ErrZero) && f.unclean && !f.holdsData():
+		f.log.log.Warn("file was never synced before an unclean stop, taken as empty", "physical", f.physical)
+		return f.initialise()
+	case errors.Is(err, cipher.ErrZero):
+		return fmt.Errorf("%w: %w", ErrCorrupt, err)
+	case err != nil:
+		return err
+	}
+	f.header, err = f.c.OpenHeader(tag[cipher.SectorSize : 2*cipher.SectorSize])
+	noTrailer := [cipher.TrailerSize]byte(tag[len(tag)-cipher.TrailerSize:]) == [cipher.TrailerSize]byte{}
+	switch {
+	case errors.Is(err, cipher.ErrZero) && f.unclean, err == nil && f.header.Size == 0 && noTrailer && f.unclean:
+		f.log.log.Warn("file was never synced before an unclean stop, taken as empty", "file", f.ID(), "physical", f.physical)
+		return f.initialise()
+	case errors.Is(err, cipher.ErrZero):
+		return fmt.Errorf("file %s: %w: %w", f.ID(), ErrCorrupt, err)
+	case err != nil:
+		return fmt.Errorf("file %s: %w", f.ID(), err)
+	}
+	f.size.Store(f.header.Size)
+	f.last = f.header.Last
+	if copied {
+		return f.restoreStatic()
+	}
+	return nil
+}
+
+// openStatic opens the static header in a tag block 0, or where that is lost
+// the copy of it.
+func openStatic(tag []byte, v *cipher.Volume) (h cipher.StaticHeader, c *cipher.File, copied bool, err error) {
+	h, c, err = v.OpenStatic(tag[:cipher.SectorSize])
+	if err == nil || !errors.Is(err, cipher.ErrZero) && !errors.Is(err, cipher.ErrMagic) && !errors.Is(err, cipher.ErrAuth) {
+		return h, c, false, err
+	}
+	h, c, err2 := v.OpenStaticCopy(tag[cipher.StaticCopyOffset:][:cipher.StaticCopySize])
+	if err2 != nil {
+		return cipher.StaticHeader{}, nil, false, err
+	}
+	return h, c, true, nil
+}
+
+// holdsData reports whether there may be bytes after tag block 0.
+func (f *File) holdsData() bool {
+	if f.physical <= cipher.TagBlockSize {
+		return false
+	}
+	_, err := f.b.SeekHole(cipher.TagBlockSize, unix.SEEK_DATA)
+	return !errors.Is(err, unix.ENXIO)
+}
+
+// sealStatic writes the static header and its copy to a tag block 0.
+func (f *File) sealStatic(tag []byte) {
+	f.volume.SealStatic(tag[:cipher.SectorSize], f.static, f.c)
+	f.volume.SealStaticCopy(tag[cipher.StaticCopyOffset:][:cipher.StaticCopySize], f.static, f.c)
+}
+
+// restoreStatic brings the static header back that was found in its copy.
+func (f *File) restoreStatic() error {
+	f.log.error("header was lost, the copy is used: tampered or damaged", "file", f.ID())
+	if f.ro {
+		return nil
+	}
+	var sector [cipher.SectorSize]byte
+	f.volume.SealStatic(sector[:], f.static, f.c)
+	_, err := f.b.WriteAt(sector[:], 0)
+	return err
+}
+
+// initialise makes the file empty, with the ID it has, if it has one.
+func (f *File) initialise() (err error) {
+	if f.c == nil {
+		if f.static, f.c, err = f.volume.NewFile(); err != nil {
+			return err
+		}
+	}
+	f.header = cipher.Header{}
+	if f.ro {
+		f.physical = cipher.TagBlockSize // as far as one can tell who reads nothing
+		return nil
+	}
+	var tag [cipher.TagBlockSize]byte
+	f.sealStatic(tag[:])
+	f.c.SealHeader(tag[cipher.SectorSize:2*cipher.SectorSize], f.header)
+	f.c.SealTrailer(tag[:], 0, cipher.Trailer{})
+	if f.physical > 0 {
+		if err := f.b.Truncate(0); err != nil {
+			return err
+		}
+	}
+	if _, err := f.b.WriteAt(tag[:], 0); err != nil {
+		return err
+	}
+	f.physical = cipher.TagBlockSize
+	return nil
+}
+
+// ReadID returns the ID in the header of b, verified.
+func ReadID(b backing.File, v *cipher.Volume) (cipher.FileID, error) {
+	var head [cipher.HeaderSize]byte
+	if n, err := b.ReadAt(head[:], 0); err == io.EOF {
+		return cipher.FileID{}, fmt.Errorf("backing file of %d bytes has no header: %w", n, ErrCorrupt)
+	} else if err != nil {
+		return cipher.FileID{}, err
+	}
+	h, _, _, err := openStatic(head[:], v)
+	return h.FileID, err
+}
+
+// adoptSteps bounds how many groups adopt looks at.
+const adoptSteps = 4096
+
+// adopt takes in groups that were written by changes which an unclean stop cut
+// off before the header named them. What does not fit stays an error of whoever
+// reads it.
+func (f *File) adopt() {
+	end := f.layout.LastGroup(f.Size())
+	for at, step := f.last+1, 0; at <= end && step < adoptSteps; step++ {
+		off, err := f.b.SeekHole(f.layout.TagOffset(at), unix.SEEK_DATA)
+		if err != nil {
+			break
+		}
+		if at = max(at, f.groupAt(off)); at > end {
+			break
+		}
+		g, err := f.readGroup(at)
+		if err != nil {
+			break
+		}
+		if g != nil {
+			before := f.gapBefore(g)
+			f.cache.unpin(g)
+			if before != at-f.last-1 {
+				break
+			}
+			f.last = at
+		}
+		at++
+	}
+	if f.last == f.header.Last || f.ro {
+		return
+	}
+	ch := f.newChange(f.Size(), f.Size())
+	defer f.releaseChange(ch)
+	ch.oldLast, ch.last = f.header.Last, f.last
+	if err := f.commit(ch); err != nil {
+		f.log.error("header was not brought up to date", "file", f.ID(), "err", err)
+	}
+}
+
+// trim cuts off what lies beyond the end that the header knows, and makes that
+// durable: the file must not grow over it. st is of the backing file before.
+func (f *File) trim(st backing.Stat) error {
+	f.log.log.Info("backing file is longer than its size after an unclean stop, trimmed", "file", f.ID(), "physical", f.physical)
+	ch := f.newChange(f.Size(), f.Size())
+	defer f.releaseChange(ch)
+	ch.trim = true
+	if err := f.commit(ch); err != nil {
+		return err
+	}
+	if err := f.b.Utimes(unix.Timespec{Nsec: unix.UTIME_OMIT}, st.Mtim); err != nil {
+		return err
+	}
+	return f.b.Sync()
+}

@@ -96,11 +96,12 @@ func (f *File) openHeader() error {
 }
 
 // openStatic opens the static header in a tag block 0, or where that is lost
-// the copy of it.
+// the copy of it. What is wrong with a header is told before it is verified, so
+// no error of it speaks against a copy that verifies.
 func openStatic(tag []byte, v *cipher.Volume) (h cipher.StaticHeader, c *cipher.File, copied bool, err error) {
 	h, c, err = v.OpenStatic(tag[:cipher.SectorSize])
-	if err == nil || !errors.Is(err, cipher.ErrZero) && !errors.Is(err, cipher.ErrMagic) && !errors.Is(err, cipher.ErrAuth) {
-		return h, c, false, err
+	if err == nil {
+		return h, c, false, nil
 	}
 	h, c, err2 := v.OpenStaticCopy(tag[cipher.StaticCopyOffset:][:cipher.StaticCopySize])
 	if err2 != nil {

@@ -72,16 +72,42 @@ func TestTamper(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, open: ErrCorrupt},
-		{name: "run forged to cover a zeroed group", tamper: func(d *disk, name string) {
+		{name: "gap forged to cover a zeroed group", tamper: func(d *disk, name string) {
 			d.tamper(name, tag(2), make([]byte, 4096))
-			d.tamper(name, tag(1)+trailer+16, []byte{0, 0, 0, 0, 0, 0, 0, 1})
-		}, block: layout.FirstBlock(2), read: cipher.ErrAuth, fine: layout.FirstBlock(3)},
-		{name: "trailer with another run from another file", tamper: func(d *disk, name string) {
+			d.tamper(name, tag(3)+trailer+16, []byte{0, 0, 0, 0, 0, 0, 0, 1})
+		}, block: layout.FirstBlock(2), read: cipher.ErrAuth, fine: layout.FirstBlock(1)},
+		{name: "trailer with a wider gap from another file", tamper: func(d *disk, name string) {
 			d.tamper(name, tag(1), make([]byte, 4096))
-			d.tamper(name, tag(0)+trailer, d.peek("sparse", tag(0)+trailer, cipher.TrailerSize))
+			d.tamper(name, tag(2)+trailer, d.peek("sparse", tag(2)+trailer, cipher.TrailerSize))
 		}, block: layout.FirstBlock(1), read: cipher.ErrAuth, fine: layout.FirstBlock(3)},
-		{name: "header zeroed", tamper: func(d *disk, name string) {
+		{name: "every tag block but the first zeroed", tamper: func(d *disk, name string) {
+			for g := uint64(1); g <= 4; g++ {
+				d.tamper(name, tag(g), make([]byte, 4096))
+			}
+		}, block: layout.FirstBlock(2), read: ErrCorrupt, fine: 39},
+		{name: "group put back that a truncation took", file: "cut", tamper: func(d *disk, name string) {
+			f := d.create("cut")
+			write(d.t, f, pattern(1, 4096), int64(layout.FirstBlock(2))*4096)
+			f.Close()
+			old := d.peek("cut", tag(2), 8192)
+			f = d.mustOpen("cut")
+			if err := errors.Join(f.Truncate(4096), f.Truncate(int64(layout.FirstBlock(3))*4096)); err != nil {
+				d.t.Fatal(err)
+			}
+			f.Close()
+			d.tamper("cut", tag(2), old)
+		}, block: layout.FirstBlock(2), read: ErrCorrupt, fine: 0},
+		{name: "header and its copy zeroed", tamper: func(d *disk, name string) {
 			d.tamper(name, 0, make([]byte, 1152))
+		}, open: ErrCorrupt},
+		{name: "header altered in both places", tamper: func(d *disk, name string) {
+			d.tamper(name, 40, []byte{1, 2, 3})
+			d.tamper(name, 1024+20, []byte{1, 2, 3})
+		}, open: cipher.ErrAuth},
+		{name: "backing file longer", tamper: func(d *disk, name string) {
+			if err := os.Truncate(d.file(name), 10<<20); err != nil {
+				d.t.Fatal(err)
+			}
 		}, open: ErrCorrupt},
 		{name: "size sector zeroed", tamper: func(d *disk, name string) {
 			d.tamper(name, 512, make([]byte, 512))
@@ -90,6 +116,9 @@ func TestTamper(t *testing.T) {
 			b := d.peek(name, 512, 512)
 			b[8+6]--
 			d.tamper(name, 512, b)
+		}, open: cipher.ErrAuth},
+		{name: "last group altered", tamper: func(d *disk, name string) {
+			d.tamper(name, 512+24+7, []byte{0})
 		}, open: cipher.ErrAuth},
 		{name: "size sector of another file", tamper: func(d *disk, name string) {
 			d.tamper(name, 512, d.peek("other", 512, 512))
@@ -128,7 +157,7 @@ func TestTamper(t *testing.T) {
 		}, block: tamperBlocks - 1, read: cipher.ErrAuth, fine: 0},
 		{name: "garbage in a hole", file: "sparse", tamper: func(d *disk, name string) {
 			d.tamper(name, tag(1), pattern(3, 4096))
-		}, block: layout.FirstBlock(1), read: cipher.ErrMagic, fine: 0},
+		}, block: layout.FirstBlock(1), read: cipher.ErrAuth, fine: 0},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -215,6 +244,31 @@ func TestBadBlockReplaced(t *testing.T) {
 	}
 }
 
+func TestLostHeaderIsRestored(t *testing.T) {
+	d, data := tampered(t, cipher.SuiteDouble)
+	want := d.peek("f", 0, 4096)
+	for _, damage := range [][]byte{make([]byte, 512), pattern(4, 512), append([]byte("PLYF\x00\x01\x01\x02\x0c"), make([]byte, 400)...)} {
+		d.tamper("f", 0, damage)
+		d.log.Reset()
+		b := d.backing("f", 0)
+		f := d.mustOpen("f")
+		if id, err := ReadID(b, d.c.Volume); id != f.ID() || err != nil {
+			t.Errorf("ReadID: %v, %v", id, err)
+		}
+		b.Close()
+		if got := read(t, f, 0, 1<<20); !bytes.Equal(got, data) {
+			t.Error("content differs")
+		}
+		f.Close()
+		if !bytes.Equal(d.peek("f", 0, 4096), want) {
+			t.Error("header is not as it was")
+		}
+		if !strings.Contains(d.log.String(), "copy is used") {
+			t.Errorf("log: %q", d.log)
+		}
+	}
+}
+
 func TestLongerBackingFileIsTrimmed(t *testing.T) {
 	d, data := tampered(t, cipher.SuiteDouble)
 	past := time.Unix(1_000_000_000, 5)
@@ -224,6 +278,7 @@ func TestLongerBackingFileIsTrimmed(t *testing.T) {
 	if err := os.Chtimes(d.file("f"), past, past); err != nil {
 		t.Fatal(err)
 	}
+	d.c.Unclean = true
 	d.c.ReadOnly = true
 	f := d.mustOpen("f")
 	if got := read(t, f, 0, 1<<20); !bytes.Equal(got, data) {
@@ -251,6 +306,14 @@ func TestLongerBackingFileIsTrimmed(t *testing.T) {
 	}
 }
 
+func emptied(d *disk) {
+	f := d.mustOpen("f")
+	if err := f.Truncate(0); err != nil {
+		d.t.Fatal(err)
+	}
+	f.Close()
+}
+
 // After an unclean stop a file that lacks its header was never synced.
 func TestUncleanStop(t *testing.T) {
 	tests := []struct {
@@ -261,11 +324,12 @@ func TestUncleanStop(t *testing.T) {
 	}{
 		{"backing file empty", func(d *disk) { os.Truncate(d.file("f"), 0) }, false, nil},
 		{"backing file shorter than a header", func(d *disk) { os.Truncate(d.file("f"), 100); d.tamper("f", 0, make([]byte, 100)) }, false, nil},
-		{"all zero", func(d *disk) { d.tamper("f", 0, make([]byte, tamperBlocks*4096)) }, false, nil},
-		{"sector 0 zero", func(d *disk) { d.tamper("f", 0, make([]byte, 512)) }, false, nil},
+		{"length without bytes", func(d *disk) { os.Truncate(d.file("f"), 0); os.Truncate(d.file("f"), 1<<20) }, false, nil},
 		{"sector 1 zero", func(d *disk) { d.tamper("f", 512, make([]byte, 512)) }, true, nil},
 		{"backing file ends in sector 1", func(d *disk) { os.Truncate(d.file("f"), 600); d.tamper("f", 512, make([]byte, 88)) }, true, nil},
-		{"sector 0 altered", func(d *disk) { d.tamper("f", 100, []byte{1}) }, false, cipher.ErrAuth},
+		{"trailer missing, size 0", func(d *disk) { emptied(d); d.tamper("f", 4096-64, make([]byte, 64)) }, true, nil},
+		{"header zero, data behind", func(d *disk) { d.tamper("f", 0, make([]byte, 4096)) }, false, ErrCorrupt},
+		{"header altered", func(d *disk) { d.tamper("f", 100, []byte{1}); d.tamper("f", 1100, []byte{1}) }, false, cipher.ErrAuth},
 		{"sector 1 altered", func(d *disk) { d.tamper("f", 520, []byte{1}) }, false, cipher.ErrAuth},
 	}
 	for _, tt := range tests {
@@ -275,8 +339,7 @@ func TestUncleanStop(t *testing.T) {
 			id := f.ID()
 			f.Close()
 			tt.damage(d)
-			if f, err := d.open("f"); err == nil {
-				f.Close()
+			if f, err := d.open("f"); err == nil && f.Size() > 0 {
 				t.Fatal("opened after a clean stop")
 			}
 			d.c.Unclean = true

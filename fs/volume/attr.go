@@ -51,7 +51,7 @@ func (v *Volume) attr(n *Node) (Stat, error) {
 	})
 	if errors.Is(err, unix.ESTALE) {
 		if last, ok := v.table.lastSeen(n); ok {
-			return last, nil
+			st, err = last, nil
 		}
 	}
 	if err != nil {

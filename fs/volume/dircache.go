@@ -13,7 +13,8 @@ import (
 )
 
 // openDir is a descriptor of a directory in the cache, with the number of
-// calls that use it.
+// calls that use it. Where a directory is an argument to a backing's method it
+// is the Dir in it that is passed.
 type openDir struct {
 	backing.Dir
 	node  *Node

@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"errors"
 	"fmt"
 	"sync/atomic"
 
@@ -224,6 +225,11 @@ func (v *Volume) openFile(n *Node) (*blockfile.File, error) {
 		return file, nil
 	}
 	b, err := v.openBacking(n)
+	if errors.Is(err, unix.ESTALE) {
+		if b = v.table.takeOrphan(n); b != nil {
+			err = nil
+		}
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -86,14 +86,14 @@ func (v *Volume) plainName(n *Node, d backing.Dir, name string) (plain string, o
 
 // addSidecar makes the sidecar of a long name durable before the name is
 // used. One that is there already is replaced, since a crash may have torn it.
-func (v *Volume) addSidecar(d backing.Dir, b backName) error {
+func (v *Volume) addSidecar(d *openDir, b backName) error {
 	if b.sealed == "" {
 		return nil
 	}
 	if have, err := readSmall(d, b.sidecar(), maxSidecar); err == nil && string(have) == b.sealed {
 		return nil
 	}
-	return v.placeFile(d, b.sidecar(), []byte(b.sealed))
+	return v.placeFile(d.Dir, b.sidecar(), []byte(b.sealed))
 }
 
 // dropSidecar removes the sidecar of a long name that is in use no more. What

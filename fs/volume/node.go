@@ -55,6 +55,11 @@ type Node struct {
 	opened *openDir     // guarded by dirCache.mu
 	dirID  atomic.Pointer[cipher.DirID]
 
+	// What is left of a file or symlink whose last name went while it was
+	// known, for a caller that was on its way to open it. Guarded by use.
+	orphan backing.File
+	text   string // a symlink's backing target
+
 	// Of a regular file. opening serialises opens and last closes, and may be
 	// held while waiting for the lock of a directory; use guards what follows
 	// it and is held for moments.
@@ -84,6 +89,18 @@ type table struct {
 	dirIDs  map[cipher.DirID]*Node
 	fileIDs map[cipher.FileID]*Node // of open files
 	next    NodeID
+	idle    []backing.File // to be closed once mu is free
+	orphans atomic.Int32   // nodes with an orphan
+}
+
+// unlock ends what may have let go of nodes.
+func (t *table) unlock() {
+	idle := t.idle
+	t.idle = nil
+	t.mu.Unlock()
+	for _, f := range idle {
+		f.Close()
+	}
 }
 
 func newTable(root *Node) *table {
@@ -112,7 +129,7 @@ func (t *table) get(id NodeID) (*Node, error) {
 // A nil dir is a file without a name.
 func (t *table) adopt(dir *Node, name string, st *Stat, fresh bool) *Node {
 	t.mu.Lock()
-	defer t.mu.Unlock()
+	defer t.unlock()
 	n := t.byIno[st.Ino]
 	if n != nil && n.id != RootID && (fresh || n.kind != st.Mode&unix.S_IFMT) {
 		t.bury(n)
@@ -137,7 +154,7 @@ func (t *table) adopt(dir *Node, name string, st *Stat, fresh bool) *Node {
 // lookup.
 func (t *table) revive(n *Node, b binding) {
 	t.mu.Lock()
-	defer t.mu.Unlock()
+	defer t.unlock()
 	n.dead = false
 	t.byIno[n.ino] = n
 	t.byID[n.id] = n
@@ -221,7 +238,7 @@ func (t *table) removed(n, dir *Node, name string, st *Stat) {
 		return
 	}
 	t.mu.Lock()
-	defer t.mu.Unlock()
+	defer t.unlock()
 	n.last, n.noted = *st, true
 	if n.isDir() {
 		n.last.Nlink = 0
@@ -239,7 +256,7 @@ func (t *table) removed(n, dir *Node, name string, st *Stat) {
 // the locks of both directories.
 func (t *table) moved(ino uint64, from, to binding) {
 	t.mu.Lock()
-	defer t.mu.Unlock()
+	defer t.unlock()
 	if n := t.byIno[ino]; n != nil {
 		to.dir.refs++ // over the moment between two names of a directory
 		t.unbind(n, from)
@@ -282,7 +299,7 @@ func (t *table) bury(n *Node) {
 // forget takes back count lookups of a node.
 func (t *table) forget(id NodeID, count uint64) {
 	t.mu.Lock()
-	defer t.mu.Unlock()
+	defer t.unlock()
 	n := t.byID[id]
 	if n == nil || id == RootID {
 		return
@@ -297,6 +314,9 @@ func (t *table) drop(n *Node) {
 	if n.id != RootID && n.lookups == 0 && n.refs == 0 && t.byID[n.id] == n {
 		delete(t.byID, n.id)
 		t.bury(n)
+		if f := t.takeOrphan(n); f != nil {
+			t.idle = append(t.idle, f)
+		}
 	}
 }
 
@@ -309,7 +329,7 @@ func (t *table) hold(n *Node) {
 
 func (t *table) letGo(n *Node) {
 	t.mu.Lock()
-	defer t.mu.Unlock()
+	defer t.unlock()
 	n.refs--
 	t.drop(n)
 }

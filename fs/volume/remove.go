@@ -33,7 +33,7 @@ func (v *Volume) Unlink(parent NodeID, name string) error {
 		return unix.EISDIR
 	}
 	link := v.farTarget(d, b.name, &st)
-	gone := v.table.at(st.Ino)
+	gone := v.keep(d, b.name, &st)
 	if err := d.Unlink(b.name); err != nil {
 		return err
 	}
@@ -253,7 +253,7 @@ func (r *renaming) overFile(src, dst *Stat) error {
 		return unix.EISDIR
 	}
 	link := r.v.farTarget(r.toDir, r.new.name, dst)
-	gone := r.v.table.at(dst.Ino)
+	gone := r.v.keep(r.toDir, r.new.name, dst)
 	if err := r.fromDir.Rename(r.old.name, r.toDir.Dir, r.new.name, 0); err != nil {
 		return err
 	}

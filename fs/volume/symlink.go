@@ -161,21 +161,25 @@ func (v *Volume) Readlink(id NodeID) (string, error) {
 
 // linkContent returns what the blob of the symlink n holds, checked.
 func (v *Volume) linkContent(n *Node) (content []byte, err error) {
+	var text string
 	err = v.byName(n, func(at named) (err error) {
-		content, err = v.readLink(at.dir, at.name)
+		text, err = at.dir.Readlink(at.name)
 		return err
 	})
+	if errors.Is(err, unix.ESTALE) {
+		text, err = n.lastText()
+	}
+	if err == nil {
+		content, err = v.openLink(text)
+	}
 	if err != nil && !errors.Is(err, unix.ESTALE) {
 		v.complain("symlink does not open", "inode", n.ino, "err", err)
 	}
 	return content, err
 }
 
-func (v *Volume) readLink(d backing.Dir, name string) ([]byte, error) {
-	text, err := d.Readlink(name)
-	if err != nil {
-		return nil, err
-	}
+// openLink opens the text of a backing symlink.
+func (v *Volume) openLink(text string) ([]byte, error) {
 	sealed, err := linkEncoding.DecodeString(text)
 	if err != nil {
 		return nil, fmt.Errorf("symlink is not base64url: %w", ErrDamaged)
@@ -215,7 +219,11 @@ func (v *Volume) farTarget(d backing.Dir, name string, st *Stat) *linkID {
 		linkEncoding.DecodedLen(int(st.Size))-v.cipher.BlobOverhead() != farSize {
 		return nil
 	}
-	content, err := v.readLink(d, name)
+	text, err := d.Readlink(name)
+	if err != nil {
+		return nil
+	}
+	content, err := v.openLink(text)
 	if err != nil || content[0] != farTarget {
 		return nil
 	}

@@ -1,6 +1,8 @@
 package volume
 
 import (
+	"errors"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/plyfs/plyfs/fs/backing"
@@ -72,7 +74,7 @@ func (v *Volume) byName(n *Node, f func(named) error) error {
 }
 
 // reach calls f with a way to n's attributes: its descriptor if it has one,
-// else a name. The caller holds no directory's lock.
+// else a name, else what was kept when its last name went. The caller holds no directory's lock.
 func (v *Volume) reach(n *Node, f func(target) error) error {
 	if n.isDir() {
 		if d := v.dirs.use(n); d != nil {
@@ -83,5 +85,9 @@ func (v *Volume) reach(n *Node, f func(target) error) error {
 		defer v.leave(n)
 		return f(file.Backing())
 	}
-	return v.byName(n, func(t named) error { return f(t) })
+	err := v.byName(n, func(t named) error { return f(t) })
+	if errors.Is(err, unix.ESTALE) {
+		return v.atOrphan(n, f)
+	}
+	return err
 }

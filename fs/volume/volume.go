@@ -175,7 +175,11 @@ func (v *Volume) Close() error {
 	close(v.stop)
 	v.walk.Wait()
 	var errs []error
-	for _, n := range v.openFiles() {
+	open, orphans := v.leftOpen()
+	for _, f := range orphans {
+		errs = append(errs, f.Close())
+	}
+	for _, n := range open {
 		if !v.ro {
 			errs = append(errs, n.file.Sync(false))
 		}
@@ -194,15 +198,20 @@ func (v *Volume) Close() error {
 	return errors.Join(errs...)
 }
 
-func (v *Volume) openFiles() (open []*Node) {
+// leftOpen returns the nodes that are open, and the files kept open of nodes
+// without a name.
+func (v *Volume) leftOpen() (open []*Node, orphans []backing.File) {
 	v.table.mu.Lock()
 	defer v.table.mu.Unlock()
 	for _, n := range v.table.byID {
 		if n.file != nil {
 			open = append(open, n)
 		}
+		if f := v.table.takeOrphan(n); f != nil {
+			orphans = append(orphans, f)
+		}
 	}
-	return open
+	return open, orphans
 }
 
 // ReadOnly reports whether the volume was opened to read alone.

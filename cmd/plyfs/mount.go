@@ -66,7 +66,17 @@ func mount(con *console, source, target string, o mountopt.Options, foreground b
 		return err
 	}
 	defer r.wipe()
-	if err := checkPlaces(r.Source, r.Target); err != nil {
+	if err := checkSource(r.Source); err != nil {
+		return err
+	}
+	if err := checkTarget(r.Source, r.Target); err != nil {
+		return err
+	}
+	config, err := readConfig(r.Source)
+	if err != nil {
+		return err
+	}
+	if err := checkAsserted(config, r.Mount); err != nil {
 		return err
 	}
 	if err := collectPassphrases(con, r); err != nil {
@@ -116,32 +126,25 @@ func newRequest(con *console, source, target string, o mountopt.Options) (*reque
 	}, nil
 }
 
-// checkPlaces refuses what cannot be mounted, before anybody is asked for a
-// passphrase. A mount that lost its daemon is taken away.
-func checkPlaces(source, target string) error {
-	if err := checkSource(source); err != nil {
+// checkTarget refuses a mountpoint that is taken, a volume that is mounted,
+// and what is no mountpoint. A mount that lost its daemon is taken away.
+func checkTarget(source, target string) error {
+	if err := removeDead(target); err != nil {
 		return err
 	}
 	mounts, err := readMounts()
 	if err != nil {
 		return err
 	}
-	if m, ok := mountedAt(mounts, target); ok && m.Type == fsType {
-		switch {
-		case isDead(target):
-			if err := unix.Unmount(target, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH); err != nil {
-				return &problem{err: fmt.Errorf("%s: the mount there lost its daemon, and does not unmount: %w", target, err), code: exitBusy}
-			}
-		case m.Source == source:
-			return &problem{err: fmt.Errorf("%s is mounted at %s already", source, target), code: exitBusy, hint: "nothing is to be done; see 'plyfs status'"}
-		default:
-			return &problem{err: fmt.Errorf("%s: another volume is mounted there, %s", target, m.Source), code: exitBusy, hint: "unmount it, or choose another mountpoint"}
-		}
-	}
 	for _, m := range volumeMounts(mounts) {
 		if m.Source == source && !isDead(m.Target) {
-			return &problem{err: fmt.Errorf("%s is mounted at %s already", source, m.Target), code: exitBusy, hint: "a volume is mounted once; use mount --bind for a second place"}
+			return &problem{err: fmt.Errorf("%s is mounted at %s already", source, m.Target), code: exitBusy,
+				hint: "a volume is mounted once; mount --bind makes a second place"}
 		}
+	}
+	if m, ok := mountedAt(mounts, target); ok && m.Type == fsType {
+		return &problem{err: fmt.Errorf("%s: another volume is mounted there, %s", target, m.Source), code: exitBusy,
+			hint: "unmount it, or choose another mountpoint"}
 	}
 	st, err := os.Stat(target)
 	switch {
@@ -153,6 +156,24 @@ func checkPlaces(source, target string) error {
 	return checkNesting(source, target)
 }
 
+// removeDead takes away mounts at target whose daemon is gone.
+func removeDead(target string) error {
+	for isDead(target) {
+		mounts, err := readMounts()
+		if err != nil {
+			return err
+		}
+		if m, ok := mountedAt(mounts, target); !ok || m.Type != fsType {
+			return nil // some other filesystem's
+		}
+		if err := unix.Unmount(target, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH); err != nil {
+			return &problem{err: fmt.Errorf("%s: the mount there lost its daemon, and does not unmount: %w", target, err), code: exitBusy}
+		}
+	}
+	return nil
+}
+
+// checkSource refuses what is no directory.
 func checkSource(source string) error {
 	st, err := os.Stat(source)
 	switch {

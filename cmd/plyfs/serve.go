@@ -239,8 +239,9 @@ func volumeError(err error) error {
 		return &problem{err: err, code: exitExists}
 	case errors.Is(err, journal.ErrVersion):
 		return &problem{err: err, code: exitVersion, hint: "use a newer plyfs"}
-	case errors.Is(err, journal.ErrTampered):
-		return &problem{err: err, code: exitTampered, hint: "restore the ciphertext directory whole from one backup; do not trust what wrote to it"}
+	case errors.Is(err, journal.ErrTampered), errors.Is(err, journal.ErrMissing), errors.Is(err, volume.ErrDamaged),
+		errors.Is(err, cipher.ErrAuth), errors.Is(err, unix.ENOENT):
+		return &problem{err: err, code: exitTampered, hint: "restore the ciphertext directory whole, from one backup; do not trust what wrote to it"}
 	}
 	return err
 }

@@ -1,0 +1,524 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestMountWriteUmountMountRead(t *testing.T) {
+	needMounts(t)
+	b := newBench(t)
+	b.volume()
+	for _, form := range []struct {
+		name string
+		args []string
+	}{
+		{"plyfs", []string{"mount", b.cipher, b.mnt, "-o", "noexec"}},
+		{"mount.plyfs", []string{b.cipher, b.mnt, "-sn", "-o", "rw,noexec,x-test,unheard=1"}},
+		{"/sbin/mount.fuse.plyfs", []string{b.cipher, b.mnt, "-o", "noexec"}},
+		{"plyfs", []string{b.cipher, b.mnt, "-o", "noexec,dev,suid"}}, // as mount.fuse3 does
+	} {
+		start := time.Now()
+		if r := b.as(form.name, form.args...); r.code != 0 || r.stdout != "" {
+			t.Fatalf("%s %v: %v", form.name, form.args, r)
+		}
+		if took := time.Since(start); took > 4*time.Second {
+			t.Errorf("%s took %v: does a daemon keep its caller's pipes?", form.name, took)
+		}
+		m, ok := b.entry()
+		if !ok {
+			t.Fatalf("%s %v: returned 0, and nothing is mounted", form.name, form.args)
+		}
+		if m.Type != "fuse.plyfs" || m.Source != b.cipher {
+			t.Errorf("type %q, source %q", m.Type, m.Source)
+		}
+		options := strings.Split(m.Options, ",")
+		for _, want := range []string{"nosuid", "nodev", "noexec", "allow_other", "default_permissions"} {
+			if !slices.Contains(options, want) {
+				t.Errorf("%s: options %s lack %s", form.name, m.Options, want)
+			}
+		}
+		name := "file of " + filepath.Base(form.name) + strconv.Itoa(len(form.args))
+		b.write(name, "content of "+name)
+		b.run(exitOK, "umount", b.mnt)
+		if _, ok := b.entry(); ok {
+			t.Fatal("still mounted after umount")
+		}
+		b.mount()
+		b.wantFile(name, "content of "+name)
+		b.run(exitOK, "umount", b.mnt)
+	}
+}
+
+func TestMountOptions(t *testing.T) {
+	needMounts(t)
+	b := newBench(t)
+	b.volume()
+	b.mount("-o", "suid,dev,noallow_other,noatime")
+	m, _ := b.entry()
+	for _, word := range []string{"nosuid", "nodev", "noexec", "allow_other"} {
+		if slices.Contains(strings.Split(m.Options, ","), word) {
+			t.Errorf("options %s have %s", m.Options, word)
+		}
+	}
+	wantText(t, "options", m.Options, "noatime", "default_permissions")
+	b.write("f", "x")
+	b.run(exitOK, "umount", b.mnt)
+
+	b.mount("-o", "ro")
+	b.wantFile("f", "x")
+	if err := os.WriteFile(filepath.Join(b.mnt, "g"), nil, 0o600); err == nil {
+		t.Error("a read-only mount was written to")
+	}
+	b.run(exitOK, "umount", b.mnt)
+}
+
+func TestMountHelperFake(t *testing.T) {
+	b := newBench(t)
+	if r := b.as("mount.plyfs", b.cipher, b.mnt, "-fv"); r.code != 0 {
+		t.Errorf("%v", r)
+	}
+	if _, ok := b.entry(); ok {
+		t.Error("-f has mounted")
+	}
+	if r := b.as("mount.plyfs", b.cipher, b.mnt, "-o", "keystroe=/x"); r.code != 1 || !strings.Contains(r.stderr, "did you mean keystore?") {
+		t.Errorf("%v", r)
+	}
+	if r := b.as("mount.plyfs", b.cipher, b.mnt); r.code != 32 {
+		t.Errorf("a mount of nothing: %v", r)
+	}
+}
+
+func TestMountRefuses(t *testing.T) {
+	needMounts(t)
+	tests := []struct {
+		name    string
+		prepare func(b *bench)
+		args    []string
+		code    exitCode
+		text    string
+	}{
+		{"no volume", func(b *bench) { os.Mkdir(b.cipher, 0o700) }, nil, exitNotVolume, "is not a plyfs volume"},
+		{"no directory", nil, nil, exitNotVolume, "no such file"},
+		{"no mountpoint", func(b *bench) { b.volume(); os.Remove(b.mnt) }, nil, exitMount, "mountpoint"},
+		{"a file as the mountpoint", func(b *bench) { b.volume(); os.Remove(b.mnt); b.file("mnt", "") }, nil, exitMount, "not a directory"},
+		{"over its ciphertext", func(b *bench) { b.volume(); b.mnt = b.cipher }, nil, exitUsage, "one in the other"},
+		{"around its ciphertext", func(b *bench) { b.volume(); b.mnt = b.dir }, nil, exitUsage, "one in the other"},
+		{"another host's stores", func(b *bench) { b.volume(); os.RemoveAll(b.keys); b.run(exitOK, "keystore", "init") }, nil, exitWrongKey, ""},
+		{"stores of another group", func(b *bench) {
+			b.volume()
+			os.RemoveAll(b.keys)
+			b.run(exitOK, "keystore", "init", "--group", "other")
+		}, nil, exitNoGroup, ""},
+		{"a missing store", func(b *bench) { b.volume(); os.Remove(filepath.Join(b.keys, "infra.store")) }, nil, exitNotVolume, "infra.store"},
+		{"a missing key file", func(b *bench) { b.volume(); os.Remove(filepath.Join(b.keys, "data.key")) }, nil, exitNotVolume, "data.key"},
+		{"one layer where two are expected", func(b *bench) { b.volume("--single-layer") }, nil, exitAssertion, "-o layers=1"},
+		{"two layers where one is expected", func(b *bench) { b.volume() }, []string{"-o", "layers=1"}, exitAssertion, "2 layers"},
+		{"another cluster", func(b *bench) { b.volume() }, []string{"-o", "cluster=east"}, exitAssertion, `not "east"`},
+		{"another group", func(b *bench) { b.volume() }, []string{"--group", "db"}, exitAssertion, `not "db"`},
+		{"a changed config", func(b *bench) { b.volume(); tamperConfig(b) }, nil, exitTampered, ""},
+		{"no journal", func(b *bench) { b.volume(); os.RemoveAll(filepath.Join(b.cipher, ".plyfs/journal")) }, nil, exitTampered, ""},
+		{"a log that cannot be", func(b *bench) { b.volume() }, []string{"--log", "/proc/no/log"}, exitFailure, "log file"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			b := newBench(t)
+			if tt.prepare != nil {
+				tt.prepare(b)
+			}
+			for _, mode := range [][]string{{"mount"}, {"mount", "-f"}} {
+				r := b.run(tt.code, append(append(mode, tt.args...), b.cipher, b.mnt)...)
+				wantText(t, "standard error", r.stderr, tt.text, "plyfs: hint: "[:7])
+			}
+			if m, ok := b.entry(); ok && m.Type == fsType {
+				t.Error("it is mounted all the same")
+			}
+		})
+	}
+}
+
+// tamperConfig changes a digit in both copies of the config.
+func tamperConfig(b *bench) {
+	for _, name := range []string{"plyfs.json", "plyfs.json.bak"} {
+		path := filepath.Join(b.cipher, name)
+		text, err := os.ReadFile(path)
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		i := len(text) / 2
+		for !strings.ContainsRune("bcdefg", rune(text[i])) {
+			i++
+		}
+		text[i]++
+		if err := os.WriteFile(path, text, 0o600); err != nil {
+			b.t.Fatal(err)
+		}
+	}
+}
+
+func TestMountTwice(t *testing.T) {
+	needMounts(t)
+	b := newBench(t)
+	b.volume()
+	b.mount()
+	r := b.run(exitBusy, "mount", b.cipher, b.mnt)
+	wantText(t, "standard error", r.stderr, "is mounted at "+b.mnt+" already", "plyfs: hint: ")
+	second := filepath.Join(b.dir, "second")
+	if err := os.Mkdir(second, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	b.run(exitBusy, "mount", b.cipher, second)
+	other := filepath.Join(b.dir, "other")
+	b.run(exitOK, "init", other)
+	r = b.run(exitBusy, "mount", other, b.mnt)
+	wantText(t, "standard error", r.stderr, "another volume is mounted there")
+	b.run(exitOK, "umount", b.mnt)
+}
+
+// A daemon that is killed leaves a mount that answers nothing. Mounting again
+// takes it away, and what was synced is there.
+func TestMountAfterKill(t *testing.T) {
+	needMounts(t)
+	b := newBench(t)
+	b.volume()
+	b.mount()
+	b.write("synced", "before the kill")
+	d := b.daemon()
+	if err := unix.Kill(d.PID, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	b.awaitEnd(d)
+	r := b.run(exitFailure, "status", b.mnt)
+	wantText(t, "status", r.stdout, "dead", "not closed cleanly")
+	b.mount()
+	b.wantFile("synced", "before the kill")
+	b.run(exitOK, "umount", b.mnt)
+
+	b.mount()
+	d = b.daemon()
+	unix.Kill(d.PID, unix.SIGKILL)
+	b.awaitEnd(d)
+	r = b.run(exitOK, "umount", b.mnt)
+	wantText(t, "standard error", r.stderr, "had lost its daemon")
+	b.mount()
+	b.wantFile("synced", "before the kill")
+	b.run(exitOK, "umount", b.mnt)
+}
+
+// mount waits for a mount that is ending.
+func TestMountWaitsForTheLock(t *testing.T) {
+	needMounts(t)
+	b := newBench(t)
+	b.volume()
+	lock, err := os.OpenFile(filepath.Join(b.cipher, ".plyfs/lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	var errs bytes.Buffer
+	cmd := b.command("plyfs", "mount", b.cipher, b.mnt)
+	cmd.Stderr = &errs
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(700 * time.Millisecond)
+	if _, ok := b.entry(); ok {
+		t.Error("it was mounted under the lock")
+	}
+	lock.Close()
+	if err := cmd.Wait(); err != nil {
+		t.Fatalf("%v\n%s", err, &errs)
+	}
+	wantText(t, "standard error", errs.String(), "still in use by a mount that is ending")
+	b.run(exitOK, "umount", b.mnt)
+}
+
+// An interrupted mount leaves neither daemon nor mount.
+func TestMountInterrupted(t *testing.T) {
+	needMounts(t)
+	for _, s := range []syscall.Signal{unix.SIGINT, unix.SIGKILL} {
+		b := newBench(t)
+		b.volume()
+		lock, err := os.OpenFile(filepath.Join(b.cipher, ".plyfs/lock"), os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		unix.Flock(int(lock.Fd()), unix.LOCK_EX)
+		cmd := b.command("plyfs", "mount", "--log", filepath.Join(b.dir, "log"), b.cipher, b.mnt)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(500 * time.Millisecond)
+		cmd.Process.Signal(s)
+		if cmd.Wait() == nil {
+			t.Errorf("%v: exit code 0", s)
+		}
+		for end := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+			if text, _ := os.ReadFile(filepath.Join(b.dir, "log")); strings.Contains(string(text), "the process that started the daemon is gone") {
+				break
+			}
+			if time.Now().After(end) {
+				t.Fatalf("%v: the daemon waits on", s)
+			}
+		}
+		lock.Close()
+		time.Sleep(50 * time.Millisecond)
+		if _, ok := b.entry(); ok {
+			t.Errorf("%v: mounted", s)
+		}
+	}
+}
+
+// The daemon keeps nothing of its caller but the environment, and shows no
+// secret to others.
+func TestDaemonIsApart(t *testing.T) {
+	needMounts(t)
+	b := newBench(t)
+	const secret = "correct horse battery staple"
+	pass := b.file("pass", secret+"\n")
+	b.run(exitOK, "keystore", "init", "--data-passphrase-file", pass, "--infra-passphrase-file", pass)
+	given, err := os.Open(pass)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer given.Close()
+	kept, err := os.Create(filepath.Join(b.dir, "kept"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer kept.Close()
+	b.inherit = []*os.File{given, kept}
+	b.run(exitOK, "init", "--data-passphrase-fd", "3", "--infra-passphrase-file", pass, b.cipher)
+	given.Seek(0, 0)
+	b.mount("-o", "data-passphrase-file=fd:3", "--infra-passphrase-file", pass)
+
+	d := b.daemon()
+	proc := "/proc/" + strconv.Itoa(d.PID)
+	if sid, _ := unix.Getsid(d.PID); sid != d.PID {
+		t.Errorf("session %d, want one of its own", sid)
+	}
+	if cwd, _ := os.Readlink(proc + "/cwd"); cwd != "/" {
+		t.Errorf("working directory %s", cwd)
+	}
+	for fd := range 3 {
+		if to, _ := os.Readlink(proc + "/fd/" + strconv.Itoa(fd)); to != "/dev/null" {
+			t.Errorf("descriptor %d is %s", fd, to)
+		}
+	}
+	links, _ := filepath.Glob(proc + "/fd/*")
+	for _, l := range links {
+		if to, _ := os.Readlink(l); to == pass || to == kept.Name() || strings.HasPrefix(to, "pipe:") {
+			t.Errorf("it holds %s", to)
+		}
+	}
+	for _, file := range []string{"cmdline", "environ"} {
+		text, err := os.ReadFile(proc + "/" + file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if bytes.Contains(text, []byte("horse")) {
+			t.Errorf("%s shows the passphrase", file)
+		}
+	}
+	limits, _ := os.ReadFile(proc + "/limits")
+	for line := range strings.Lines(string(limits)) {
+		f := strings.Fields(line)
+		if strings.HasPrefix(line, "Max open files") && f[3] != f[4] {
+			t.Errorf("the soft limit of open files is not the hard one: %s", line)
+		}
+		if strings.HasPrefix(line, "Max core file size") && (f[4] != "0" || f[5] != "0") {
+			t.Errorf("core files are on: %s", line)
+		}
+	}
+	status, _ := os.ReadFile(proc + "/status")
+	wantText(t, "status of the daemon", string(status), "Umask:\t0000")
+	if st, err := os.Stat(proc + "/mem"); err != nil || st.Sys().(*syscall.Stat_t).Uid != 0 {
+		t.Errorf("memory of the daemon: %v", err)
+	}
+	b.run(exitOK, "umount", b.mnt)
+}
+
+func TestMountWithPassphrases(t *testing.T) {
+	needMounts(t)
+	b := newBench(t)
+	good, bad := b.file("good", "correct horse"), b.file("bad", "wrong horse")
+	infra := filepath.Join(b.dir, "infra.store")
+	b.run(exitOK, "keystore", "init", "--infra-keystore", infra, "--infra-passphrase-file", good)
+	b.run(exitOK, "init", "--infra-keystore", infra, "--infra-passphrase-file", good, b.cipher)
+	r := b.run(exitUsage, "mount", "--infra-keystore", infra, b.cipher, b.mnt)
+	wantText(t, "standard error", r.stderr, "no terminal to ask at", "--infra-passphrase-file FILE")
+	b.run(exitWrongKey, "mount", "--infra-keystore", infra, "--infra-passphrase-file", bad, b.cipher, b.mnt)
+	b.mount("-o", "infra-keystore="+infra+",infra-passphrase-file="+good)
+	b.write("f", "x")
+	b.run(exitOK, "umount", b.mnt)
+
+	// At a terminal.
+	master, slave := pty(t)
+	shown := typist(t, master, "correct horse")
+	cmd := b.command("plyfs", "mount", "--infra-keystore", infra, b.cipher, b.mnt)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("%v\n%s", err, shown())
+	}
+	wantText(t, "the terminal", shown(), "Passphrase of the infra layer's key store: ")
+	b.wantFile("f", "x")
+	b.run(exitOK, "umount", b.mnt)
+}
+
+// In the foreground it ends with the mount, or on a signal.
+func TestMountForeground(t *testing.T) {
+	needMounts(t)
+	b := newBench(t)
+	b.volume()
+	for _, end := range []func(cmd *exec.Cmd) error{
+		func(*exec.Cmd) error { return unix.Unmount(b.mnt, 0) },
+		func(cmd *exec.Cmd) error { return cmd.Process.Signal(unix.SIGTERM) },
+		func(cmd *exec.Cmd) error { return cmd.Process.Signal(unix.SIGINT) },
+	} {
+		var errs bytes.Buffer
+		cmd := b.command("plyfs", "mount", "-f", b.cipher, b.mnt)
+		cmd.Stderr = &errs
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		b.awaitMount()
+		b.write("f", "in the foreground")
+		if err := end(cmd); err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Wait(); err != nil {
+			t.Fatalf("%v\n%s", err, &errs)
+		}
+		wantText(t, "the log", errs.String(), "msg=mounted", "unmounted, volume closed")
+		if r := readRunFile("/run/plyfs", b.mnt); r != nil {
+			t.Errorf("a run file was left: %+v", r)
+		}
+	}
+}
+
+func (b *bench) awaitMount() {
+	b.t.Helper()
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		if _, ok := b.entry(); ok && readRunFile("/run/plyfs", b.mnt) != nil {
+			return
+		}
+		if time.Now().After(end) {
+			b.t.Fatal("no mount")
+		}
+	}
+}
+
+// With a file open, SIGTERM takes the mount out of the tree; the daemon serves
+// the file until it is closed, then closes the volume and ends.
+func TestMountTerminatedWhileBusy(t *testing.T) {
+	needMounts(t)
+	b := newBench(t)
+	b.volume()
+	log := filepath.Join(b.dir, "log")
+	b.mount("--log", log)
+	f, err := os.Create(filepath.Join(b.mnt, "open"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	d := b.daemon()
+	unix.Kill(d.PID, unix.SIGTERM)
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if _, ok := b.entry(); !ok {
+			break
+		}
+		if time.Now().After(end) {
+			text, _ := os.ReadFile(log)
+			t.Fatalf("it stays in the tree:\n%s", text)
+		}
+	}
+	if _, err := f.WriteString("written while detached"); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	if !d.alive() {
+		t.Fatal("the daemon ended with a file open")
+	}
+	f.Close()
+	b.awaitEnd(d)
+	b.mount()
+	b.wantFile("open", "written while detached")
+	b.run(exitOK, "umount", b.mnt)
+	text, _ := os.ReadFile(log)
+	wantText(t, "the log", string(text), "files are open", "unmounted, volume closed")
+}
+
+// A reader of standard error that goes away must not end a foreground mount.
+func TestMountForegroundWithoutReader(t *testing.T) {
+	needMounts(t)
+	b := newBench(t)
+	b.volume()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := b.command("plyfs", "mount", "-f", b.cipher, b.mnt)
+	cmd.Stderr = w
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	b.awaitMount()
+	r.Close()
+	b.write("f", "x")
+	if err := unix.Unmount(b.mnt, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil { // it logs its end to nobody
+		t.Error(err)
+	}
+}
+
+// The mountpoint may be named through a symlink, the source stays as given.
+func TestMountNames(t *testing.T) {
+	needMounts(t)
+	b := newBench(t)
+	b.mnt = filepath.Join(b.dir, "a b\\c,d")
+	b.cipher = filepath.Join(b.dir, "the cipher, text")
+	if err := os.Mkdir(b.mnt, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	b.volume()
+	link, source := filepath.Join(b.dir, "link"), filepath.Join(b.dir, "source")
+	os.Symlink(b.mnt, link)
+	os.Symlink(b.cipher, source)
+	b.run(exitOK, "mount", source, link)
+	if m, ok := b.entry(); !ok || m.Source != source {
+		t.Errorf("mounted: %v, source %q, want %q", ok, m.Source, source)
+	}
+	b.write("f", "x")
+	b.run(exitBusy, "mount", source, link)
+	b.run(exitOK, "umount", link)
+
+	// Relative names, too.
+	cmd := b.command("plyfs", "mount", "the cipher, text", filepath.Base(b.mnt))
+	cmd.Dir = b.dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if m, _ := b.entry(); m.Source != b.cipher {
+		t.Errorf("source %q, want %q", m.Source, b.cipher)
+	}
+	b.run(exitOK, "umount", b.mnt)
+}

@@ -1,0 +1,146 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strconv"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestUmountBusy(t *testing.T) {
+	needMounts(t)
+	b := newBench(t)
+	b.volume()
+	b.mount()
+	f, err := os.Create(filepath.Join(b.mnt, "open"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := b.run(exitBusy, "umount", b.mnt)
+	wantText(t, "standard error", r.stderr, b.mnt+" is busy", "in use by", "process "+strconv.Itoa(os.Getpid()))
+	f.Close()
+	b.run(exitOK, "umount", b.mnt)
+}
+
+func TestUmountRefuses(t *testing.T) {
+	needMounts(t)
+	b := newBench(t)
+	b.volume()
+	b.run(exitNotMounted, "umount", b.mnt)
+	b.run(exitNotMounted, "umount", "/proc")
+	b.run(exitFailure, "umount", filepath.Join(b.dir, "nowhere"))
+	b.mount()
+	r := b.run(exitNotMounted, "umount", b.cipher)
+	wantText(t, "standard error", r.stderr, "it is mounted at "+b.mnt)
+	b.run(exitOK, "umount", b.mnt)
+}
+
+// After umount the ciphertext is at rest: the lock is free and the daemon
+// gone from the volume, at once.
+func TestUmountWaits(t *testing.T) {
+	needMounts(t)
+	b := newBench(t)
+	b.volume()
+	for range 5 {
+		b.mount()
+		b.write("f", "x")
+		d := b.daemon()
+		b.run(exitOK, "umount", b.mnt)
+		lock, err := os.OpenFile(filepath.Join(b.cipher, ".plyfs/lock"), os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+			t.Errorf("the lock is held after umount: %v", err)
+		}
+		lock.Close()
+		if readRunFile("/run/plyfs", b.mnt) != nil {
+			t.Error("the run file is there after umount")
+		}
+		b.awaitEnd(d)
+	}
+}
+
+// The volume is closed when its last mount goes.
+func TestUmountOfABindMount(t *testing.T) {
+	needMounts(t)
+	b := newBench(t)
+	b.volume()
+	b.mount()
+	bind := filepath.Join(b.dir, "bind")
+	if err := os.Mkdir(bind, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount(b.mnt, bind, "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	r := b.run(exitOK, "umount", b.mnt)
+	wantText(t, "standard error", r.stderr, "still mounted at "+bind)
+	if err := os.WriteFile(filepath.Join(bind, "f"), []byte("x"), 0o600); err != nil {
+		t.Error(err)
+	}
+	b.run(exitOK, "umount", bind)
+	b.mount()
+	b.wantFile("f", "x")
+	b.run(exitOK, "umount", b.mnt)
+}
+
+func TestStatus(t *testing.T) {
+	needMounts(t)
+	b := newBench(t)
+	b.volume()
+	b.run(exitNotMounted, "status", b.mnt)
+	b.mount("--log", filepath.Join(b.dir, "log"))
+	var s mountStatus
+	if err := json.Unmarshal([]byte(b.run(exitOK, "status", "--json", b.mnt).stdout), &s); err != nil {
+		t.Fatal(err)
+	}
+	if s.MountPoint != b.mnt || s.CipherDir != b.cipher || s.State != "serving" || s.PID != b.daemon().PID || s.Layers != 2 || s.ReadOnly ||
+		s.Cluster != "default" || s.Group != "default" || s.Log != filepath.Join(b.dir, "log") || len(s.Stores) != 2 || s.Since == nil {
+		t.Errorf("got %+v", s)
+	}
+	if len(s.Notes) != 1 {
+		t.Fatalf("notes: %q", s.Notes)
+	}
+	wantText(t, "the note", s.Notes[0], "both key stores and their key files lie in "+b.keys)
+	wantText(t, "status", b.run(exitOK, "status", b.mnt).stdout, b.mnt+"\n", "serving, process "+strconv.Itoa(s.PID), "data key", "infra key", "opened by key file")
+
+	var all []mountStatus
+	if err := json.Unmarshal([]byte(b.run(exitOK, "status", "--json").stdout), &all); err != nil {
+		t.Fatal(err)
+	}
+	found := false
+	for _, s := range all {
+		found = found || s.MountPoint == b.mnt
+	}
+	if !found {
+		t.Errorf("the list lacks the mount: %+v", all)
+	}
+	wantText(t, "info of the mountpoint", b.run(exitOK, "info", b.mnt).stdout, "mounted at  "+b.mnt)
+	b.run(exitOK, "umount", b.mnt)
+}
+
+func TestSharedProtection(t *testing.T) {
+	key := func(dir string) storeNote {
+		return storeNote{Path: dir + "/x.store", Protection: "key file", KeyFile: dir + "/x.key"}
+	}
+	tests := []struct {
+		name   string
+		stores []storeNote
+		want   bool
+	}{
+		{"one directory", []storeNote{key("/k"), key("/k")}, true},
+		{"two directories of one host", []storeNote{key("/k"), key("/l")}, true},
+		{"a passphrase", []storeNote{key("/k"), {Path: "/k/y.store", Protection: "passphrase"}}, false},
+		{"one store", []storeNote{key("/k")}, false},
+		{"unknown", nil, false},
+	}
+	for _, tt := range tests {
+		if got := sharedProtection(tt.stores); (got != "") != tt.want {
+			t.Errorf("%s: %q", tt.name, got)
+		}
+	}
+}

@@ -326,6 +326,9 @@ func TestStoreHostileHeader(t *testing.T) {
 		writeFile(t, path, b)
 		_, err := OpenStore(path, cipher.LayerData, passphrase("right"))
 		check(t, tt.name, err, tt.want)
+		if _, err := parseStore(b); tt.want != ErrWrongKey && !errors.Is(err, tt.want) {
+			t.Errorf("%s: parsed without a key: got error %v", tt.name, err)
+		}
 	}
 	writeFile(t, path, good)
 	if _, err := OpenStore(path, cipher.LayerData, passphrase("right")); err != nil {

@@ -88,7 +88,11 @@ func (d *folder) create(name string, b []byte) error {
 	if err != nil {
 		return d.error("create", name, err)
 	}
-	return d.sync()
+	if err := d.sync(); err != nil {
+		unix.Unlinkat(d.fd, name, 0)
+		return err
+	}
+	return nil
 }
 
 // linkUnsupported tells filesystems without hard links.

@@ -143,7 +143,7 @@ func (f *File) fill(g *group) error {
 	if g.t, err = f.c.OpenTrailer(g.tag[:], g.n); err != nil {
 		return err
 	}
-	g.present, g.mended = true, !f.unclean
+	g.present, g.mended = true, !f.torn.Load()
 	return nil
 }
 

@@ -11,6 +11,7 @@ import (
 // applies it. The caller holds an exclusive lock on its blocks, and where the
 // size changes on all from the smaller end on.
 func (f *File) commit(ch *change) error {
+	ch.oldLast, ch.last = 0, 0
 	ch.gaps, ch.created, ch.after = ch.gaps[:0], ch.created[:0], ch.after[:0]
 	f.unpinGroups(ch)
 	structural, err := f.pinGroups(ch)
@@ -61,7 +62,7 @@ func (f *File) pinGroups(ch *change) (structural bool, err error) {
 				continue
 			}
 			f.add(ch, g)
-			structural = structural || f.unclean && !g.isMended()
+			structural = structural || !g.isMended()
 		}
 	}
 	for _, h := range ch.holes {
@@ -118,7 +119,7 @@ func (f *File) link(ch *change) error {
 			}
 		}
 	}
-	if f.unclean {
+	if f.torn.Load() {
 		for _, g := range slices.Clone(ch.groups) {
 			if err := f.mendGap(ch, g); err != nil {
 				return err
@@ -149,11 +150,11 @@ func (f *File) linkGroup(ch *change, n uint64) error {
 		ch.setGap(n, n-ch.last-1)
 		ch.last = n
 	} else {
-		// What this change made in the gap lies below n.
+		// Groups in the gap: what this change made there, and torn ones.
 		lo := p.lo
-		for _, c := range ch.created {
-			if lo <= c && c < n {
-				lo = c + 1
+		for _, c := range ch.groups {
+			if lo <= c.n && c.n < n {
+				lo = c.n + 1
 			}
 		}
 		ch.setGap(n, n-lo)
@@ -183,9 +184,14 @@ func (f *File) mendGap(ch *change, g *group) error {
 			covers = q.n-u.gap <= g.n
 		}
 	}
-	if covers {
-		ch.setGap(q.n, q.n-g.n-1)
+	if !covers {
+		f.cache.unpin(q)
+		g.mu.Lock()
+		g.mended = true
+		g.mu.Unlock()
+		return nil
 	}
+	ch.setGap(q.n, q.n-g.n-1)
 	f.add(ch, q)
 	return nil
 }

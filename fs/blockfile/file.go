@@ -59,6 +59,7 @@ type File struct {
 	chain  sync.RWMutex
 	last   uint64 // the highest group that is there; guarded by chain
 	gaps   gapMemo
+	torn   atomic.Bool // a gap may cover groups that are there, see mendGap
 	closed atomic.Bool
 }
 
@@ -69,11 +70,13 @@ func newFile(b backing.File, c Config) *File {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	return &File{
+	f := &File{
 		b: b, volume: c.Volume, layout: c.Volume.Layout(), bs: int64(c.Volume.BlockSize()),
 		cache: c.Cache, ro: c.ReadOnly, unclean: c.Unclean,
 		log: limitedLog{log: c.Log}, groups: map[uint64]*group{},
 	}
+	f.torn.Store(c.Unclean)
+	return f
 }
 
 // ID returns the ID in the file's header.

@@ -36,11 +36,49 @@ type disk struct {
 	dir  backing.Dir
 	c    Config
 	log  *bytes.Buffer
+	hook func(op string, off, n int64) (int64, error)
 }
+
+// hooked is a backing file with a hook before each call that changes it.
+type hooked struct {
+	backing.File
+	before func(op string, off, n int64) (allow int64, err error) // how much of a write goes through
+}
+
+func (h *hooked) WriteAt(p []byte, off int64) (int, error) {
+	n, err := h.before("write", off, int64(len(p)))
+	if err == nil {
+		return h.File.WriteAt(p, off)
+	}
+	m, _ := h.File.WriteAt(p[:n], off)
+	return m, err
+}
+
+func (h *hooked) Truncate(size int64) error {
+	if _, err := h.before("truncate", size, 0); err != nil {
+		return err
+	}
+	return h.File.Truncate(size)
+}
+
+func (h *hooked) Allocate(mode uint32, off, n int64) error {
+	if _, err := h.before("allocate", off, n); err != nil {
+		return err
+	}
+	return h.File.Allocate(mode, off, n)
+}
+
+// Datasync does nothing: what the page cache holds is enough for a test.
+func (h *hooked) Datasync() error {
+	_, err := h.before("datasync", 0, 0)
+	return err
+}
+
+func allowAll(string, int64, int64) (int64, error) { return 0, nil }
 
 func newDisk(t testing.TB, suite cipher.Suite, blockSize int) *disk {
 	t.Helper()
-	d := &disk{t: t, path: t.TempDir(), log: &bytes.Buffer{}}
+	d := &disk{t: t, path: t.TempDir(), log: &bytes.Buffer{}, hook: allowAll}
 	var err error
 	if d.dir, err = backing.OpenDir(d.path); err != nil {
 		t.Fatal(err)
@@ -56,7 +94,7 @@ func (d *disk) backing(name string, flags int) backing.File {
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	return b
+	return &hooked{b, func(op string, off, n int64) (int64, error) { return d.hook(op, off, n) }}
 }
 
 func (d *disk) create(name string) *File {

@@ -168,8 +168,12 @@ func (f *File) prepare(g *group, created bool) error {
 // writeGroups brings ch into the copies of its groups in memory, and those
 // home, group 0 with the header last.
 func (f *File) writeGroups(ch *change) error {
+	zero := 0
+	if len(ch.groups) > 0 && ch.groups[0].n == 0 {
+		zero = 1
+	}
 	for i := range ch.groups {
-		i = (i + 1) % len(ch.groups)
+		i = (i + zero) % len(ch.groups)
 		if err := f.writeGroup(ch, ch.groups[i], ch.after[i]); err != nil {
 			return err
 		}
@@ -182,7 +186,6 @@ func (f *File) writeGroups(ch *change) error {
 // need not read it first.
 func (f *File) writeGroup(ch *change, g *group, c groupChange) error {
 	if !c.dirty {
-		g.mended = true
 		return nil
 	}
 	for _, e := range ch.extents {
@@ -214,7 +217,7 @@ func (f *File) writeGroup(ch *change, g *group, c groupChange) error {
 	if g.present = err == nil; err != nil {
 		return err // home decides
 	}
-	g.t, g.mended = c.after, true
+	g.t = c.after
 	if g.n == 0 {
 		f.header = h
 	}
@@ -251,7 +254,10 @@ func (f *File) erase(n uint64, size int64) {
 	err := f.b.Allocate(unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, cipher.TagBlockSize)
 	if err != nil {
 		var zero [cipher.TagBlockSize]byte
-		_, _ = f.b.WriteAt(zero[:], off)
+		_, err = f.b.WriteAt(zero[:], off)
+	}
+	if err != nil {
+		f.torn.Store(true)
 	}
 }
 

@@ -213,7 +213,11 @@ func (f *File) adopt() {
 	ch := f.newChange(f.Size(), f.Size())
 	defer f.releaseChange(ch)
 	ch.oldLast, ch.last = f.header.Last, f.last
-	if err := f.commit(ch); err != nil {
+	err := f.addGroup(ch, 0)
+	if err == nil {
+		err = f.apply(ch)
+	}
+	if err != nil {
 		f.log.error("header was not brought up to date", "file", f.ID(), "err", err)
 	}
 }

@@ -284,7 +284,7 @@ func (s *scan) checkEnd() error {
 // progress at any place from off on that come after the end.
 func (s *scan) markBehind(seg *segment, off int64) (LSN, error) {
 	var mark LSN
-	page := make([]byte, 256*pageSize)
+	page := make([]byte, min(256*pageSize, seg.size))
 	for ; off < seg.size; off += int64(len(page)) {
 		chunk := page[:min(int64(len(page)), seg.size-off)]
 		if n, err := seg.file.ReadAt(chunk, off); err != nil && !errors.Is(err, io.EOF) {

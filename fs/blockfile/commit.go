@@ -22,6 +22,9 @@ func (f *File) commit(ch *change) error {
 		f.chain.Lock()
 		defer f.chain.Unlock()
 		defer f.gaps.reset()
+		// No group beyond the locked blocks may stay pinned without chain: a
+		// truncation could not drop it.
+		defer f.unpinGroups(ch)
 		ch.oldLast, ch.last = f.last, f.last
 		if err := f.link(ch); err != nil {
 			return err
@@ -265,6 +268,8 @@ func (f *File) apply(ch *change) error {
 	if ch.last != ch.oldLast {
 		f.last = ch.last
 	}
-	f.size.Store(ch.size)
+	if ch.size != ch.oldSize { // else others may change it meanwhile
+		f.size.Store(ch.size)
+	}
 	return f.settle(ch)
 }

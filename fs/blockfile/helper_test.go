@@ -68,9 +68,14 @@ func (h *hooked) Allocate(mode uint32, off, n int64) error {
 	return h.File.Allocate(mode, off, n)
 }
 
-// Datasync does nothing: what the page cache holds is enough for a test.
+// Datasync and Sync do nothing: what the page cache holds is enough for a test.
 func (h *hooked) Datasync() error {
 	_, err := h.before("datasync", 0, 0)
+	return err
+}
+
+func (h *hooked) Sync() error {
+	_, err := h.before("sync", 0, 0)
 	return err
 }
 
@@ -249,4 +254,24 @@ func eachKind(t *testing.T, run func(t *testing.T, suite cipher.Suite, blockSize
 			t.Run(suite.String()+"/"+strconv.Itoa(bs), func(t *testing.T) { run(t, suite, bs) })
 		}
 	}
+}
+
+// blind is a backing file on a filesystem without holes.
+type blind struct {
+	backing.File
+	err error // of SeekHole; nil: all is data
+}
+
+func (b blind) SeekHole(off int64, whence int) (int64, error) {
+	if b.err != nil {
+		return 0, b.err
+	}
+	st, err := b.Stat()
+	if err == nil && off >= st.Size {
+		err = unix.ENXIO
+	}
+	if whence == unix.SEEK_HOLE {
+		off = st.Size
+	}
+	return off, err
 }

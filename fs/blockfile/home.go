@@ -201,15 +201,12 @@ func (f *File) writeGroup(ch *change, g *group, c groupChange) error {
 	if c.after != c.before || c.created {
 		f.c.SealTrailer(g.tag[:], g.n, c.after)
 	}
-	h := f.header
-	if g.n == 0 && (ch.headerChanges() || c.created) {
-		if ch.size != ch.oldSize {
-			h.Size = ch.size
+	var h cipher.Header
+	if g.n == 0 {
+		h = f.header
+		if ch.headerChanges() || c.created {
+			h = f.sealHeader(g, ch)
 		}
-		if ch.last != ch.oldLast {
-			h.Last = ch.last
-		}
-		f.c.SealHeader(g.tag[cipher.SectorSize:2*cipher.SectorSize], h)
 	}
 	off := f.layout.TagOffset(g.n)
 	m, err := f.b.WriteAt(g.tag[:], off)
@@ -222,6 +219,19 @@ func (f *File) writeGroup(ch *change, g *group, c groupChange) error {
 		f.header = h
 	}
 	return nil
+}
+
+// sealHeader writes the header as ch leaves it to g, which is group 0.
+func (f *File) sealHeader(g *group, ch *change) cipher.Header {
+	h := f.header
+	if ch.size != ch.oldSize {
+		h.Size = ch.size
+	}
+	if ch.last != ch.oldLast {
+		h.Last = ch.last
+	}
+	f.c.SealHeader(g.tag[cipher.SectorSize:2*cipher.SectorSize], h)
+	return h
 }
 
 // undo takes back, as far as the disk lets it, what a change that failed left:

@@ -75,9 +75,9 @@ func TestModel(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	eachKind(t, func(t *testing.T, suite cipher.Suite, bs int) {
-		steps := 3000
+		steps := 3000 * 4096 / bs * 2
 		if testing.Short() {
-			steps = 500
+			steps /= 5
 		}
 		// A few groups' worth of blocks, so that groups come and go.
 		runModel(t, suite, bs, rand.New(rand.NewPCG(seed, uint64(bs))), steps, int64(260*bs))

@@ -265,3 +265,68 @@ func TestSubkeyCacheIsBounded(t *testing.T) {
 		t.Errorf("%d keys are held after Wipe", n)
 	}
 }
+
+// Two files that use one salt do not use one key.
+func TestSubkeysAreTheirFilesOwn(t *testing.T) {
+	p, k := testParams(cipher.SuiteSingle, 4096)
+	id1, id2 := count(0, 16), count(0, 16)
+	id2[15] = 99
+	salt := count(50, 12)
+	v, err := cipher.NewVolume(p, 1, k, bytes.NewReader(cat(id1, make([]byte, 32), id2, make([]byte, 32), salt, salt, salt)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, f1, err := v.NewFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, f2, err := v.NewFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b1, b2 := sealBlock(t, f1, []byte("one"), 0), sealBlock(t, f2, []byte("two"), 0)
+	if !bytes.Equal(b1[3:15], salt) || !bytes.Equal(b2[3:15], salt) {
+		t.Fatal("the files do not use the salt")
+	}
+	// Files that were opened anew find keys in the cache alone.
+	static := make([]byte, cipher.SectorSize)
+	v.SealStatic(static, h, f1)
+	if _, f1, err = v.OpenStatic(static); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := openBlock(f1, b1, 0); err != nil || got != "one" {
+		t.Errorf("%q, %v", got, err)
+	}
+	h.FileID = cipher.FileID(id2)
+	v.SealStatic(static, h, f2)
+	if _, f2, err = v.OpenStatic(static); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := openBlock(f2, b2, 0); err != nil || got != "two" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if got, err := openBlock(f2, b1, 0); !errors.Is(err, cipher.ErrAuth) {
+		t.Errorf("one file's block opens in the other: %q, %v", got, err)
+	}
+}
+
+// r is fresh for each block: with N1 the same, and so T1, n2 still differs.
+func TestEachBlockTakesAFreshR(t *testing.T) {
+	p, k := testParams(cipher.SuiteDouble, 4096)
+	v, err := cipher.NewVolumeWithN1(p, 1, k, nil, func() [12]byte { return [12]byte{7} })
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, f, err := v.NewFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := make(map[[12]byte]bool)
+	for i := range 300 { // r is read ahead for 64 blocks
+		b := sealBlock(t, f, []byte("same"), 0)
+		seen[[12]byte(b[4+12:4+24])] = true
+		if len(seen) != i+1 {
+			t.Fatalf("block %d: n2 repeats", i)
+		}
+	}
+}

@@ -173,20 +173,34 @@ func TestRulesHoldBehindTheMACs(t *testing.T) {
 			t.Errorf("header, %s: %v, %v", name, h, err)
 		}
 	}
-	b := r.header(1, 1, 0, []uint32{1})
-	b[200] = 1
-	if h, err := w.f.OpenHeader(cat(b[:480], r.fileMACs(4, 0, b[:480]))); !errors.Is(err, cipher.ErrAuth) {
-		t.Errorf("header, reserved byte set: %v, %v", h, err)
+	for _, at := range []int{5, 7, 36, 96, 479} {
+		b := r.header(1, 1, 0, []uint32{1})
+		b[at] = 1
+		if h, err := w.f.OpenHeader(cat(b[:480], r.fileMACs(4, 0, b[:480]))); !errors.Is(err, cipher.ErrAuth) {
+			t.Errorf("header, reserved byte %d set: %v, %v", at, h, err)
+		}
 	}
-	b = r.static()
-	b[100] = 1
-	if h, _, err := w.v.OpenStatic(cat(b[:480], r.fileMACs(3, 0, b[:480]))); !errors.Is(err, cipher.ErrAuth) {
-		t.Errorf("static header, reserved byte set: %v, %v", h, err)
+	for _, at := range []int{9, 11, 80, 479} {
+		b := r.static()
+		b[at] = 1
+		if h, _, err := w.v.OpenStatic(cat(b[:480], r.fileMACs(3, 0, b[:480]))); !errors.Is(err, cipher.ErrAuth) {
+			t.Errorf("static header, reserved byte %d set: %v, %v", at, h, err)
+		}
 	}
-	b = r.staticCopy()
-	b[70] = 1
-	if h, _, err := w.v.OpenStaticCopy(cat(b[:96], r.fileMACs(10, 0, b[:96]))); !errors.Is(err, cipher.ErrAuth) {
-		t.Errorf("copy, reserved byte set: %v, %v", h, err)
+	for _, at := range []int{5, 7, 12, 15, 64, 95} {
+		b := r.staticCopy()
+		b[at] = 1
+		if h, _, err := w.v.OpenStaticCopy(cat(b[:96], r.fileMACs(10, 0, b[:96]))); !errors.Is(err, cipher.ErrAuth) {
+			t.Errorf("copy, reserved byte %d set: %v, %v", at, h, err)
+		}
+	}
+	for _, at := range []int{12, 15} {
+		b := r.dirID(thingDir)
+		b[at] = 1
+		macs := r.macs(r.d1("plyfs/1/dir-id"), r.d2("plyfs/1/dir-id"), 8, thingDir, 0, b[:48])
+		if id, err := w.v.OpenDirID(cat(b[:48], macs)); !errors.Is(err, cipher.ErrAuth) {
+			t.Errorf("directory ID, reserved byte %d set: %v, %v", at, id, err)
+		}
 	}
 	for _, c := range []struct {
 		name                string

@@ -69,7 +69,7 @@ func (j *Journal) Reserve(n int) (*Reservation, error) {
 			j.mu.Lock()
 			continue
 		}
-		if j.homeErr != nil {
+		if full && j.homeErr != nil {
 			j.kick() // it may heal
 			return nil, fmt.Errorf("journal is full: %w", j.homeErr)
 		}
@@ -80,6 +80,17 @@ func (j *Journal) Reserve(n int) (*Reservation, error) {
 	}
 	j.reserved += int64(n)
 	return &Reservation{j: j, size: int64(n), left: n}, nil
+}
+
+// tryReserve is Reserve that does not wait; nil is no room.
+func (j *Journal) tryReserve(n int) *Reservation {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.usable() != nil || j.reserved+int64(n) > j.room() {
+		return nil
+	}
+	j.reserved += int64(n)
+	return &Reservation{j: j, size: int64(n), left: n}
 }
 
 // Release gives back what is reserved. It may be called more than once, and on
@@ -195,6 +206,10 @@ func (j *Journal) place(in recInfo) (b *batch, at int, lsn LSN, err error) {
 	if j.since.IsZero() {
 		j.since = time.Now()
 	}
+	select {
+	case j.dirtyCh <- struct{}{}:
+	default:
+	}
 	return b, at, lsn, nil
 }
 
@@ -252,7 +267,7 @@ func (j *Journal) writeQueue(leave int) error {
 			j.mu.Unlock()
 			return err
 		}
-		b, mark := j.queue[0], j.durable
+		b, mark := j.queue[0], j.end
 		j.mu.Unlock()
 
 		err := j.writeBatch(b, mark)
@@ -331,7 +346,9 @@ func (j *Journal) Commit(lsn LSN) error {
 		j.fail(err)
 		return j.err
 	}
-	j.durable = target
+	if target != j.durable {
+		j.durable, j.end = target, target
+	}
 	j.since = time.Time{}
 	if j.next != target {
 		j.since = time.Now()
@@ -367,13 +384,6 @@ type Pos struct {
 }
 
 func (p Pos) add(n int) Pos { return Pos{p.seg, p.off + int64(n)} }
-
-// Pin keeps every position that is looked up from now on readable until Unpin.
-// One goroutine must not pin twice at a time.
-func (j *Journal) Pin() { j.readers.RLock() }
-
-// Unpin ends Pin.
-func (j *Journal) Unpin() { j.readers.RUnlock() }
 
 // ReadAt fills p from a position. What it reads is sealed and not verified.
 func (j *Journal) ReadAt(p []byte, at Pos) error {

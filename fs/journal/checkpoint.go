@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/plyfs/plyfs/cipher"
 )
 
 // retryPass is how long a failed checkpoint pass rests.
@@ -35,10 +37,18 @@ func (d *Dirty) Empty() bool {
 }
 
 // Dirty returns what a checkpoint of the records up to through has to do. Cut,
-// size and mtime are given whenever they are live.
-func (f *File) Dirty(through LSN) Dirty {
+// size and mtime are given whenever they are live. All records of the file are
+// durable when it returns, for home takes nothing that is not.
+func (f *File) Dirty(through LSN) (Dirty, error) {
+	if err := f.Commit(); err != nil { // without the lock, as a rule all there is
+		return Dirty{}, err
+	}
 	f.mu.RLock()
 	defer f.mu.RUnlock()
+	// An Append that has placed its record does not need f.mu to let this end.
+	if err := f.j.Commit(f.last); err != nil {
+		return Dirty{}, err
+	}
 	d := Dirty{
 		Header: f.size.lsn, Size: f.size.size, Last: f.size.last,
 		Mtime: f.mtime.lsn, MtimeSec: f.mtime.sec, MtimeNsec: f.mtime.nsec, VoidFrom: f.voidFrom(),
@@ -56,7 +66,41 @@ func (f *File) Dirty(through LSN) Dirty {
 			d.Groups = append(d.Groups, g)
 		}
 	}
-	return d
+	return d, nil
+}
+
+// GroupCopy is all that a checkpoint of a group needs.
+type GroupCopy struct {
+	Trailer Trailer
+	LSN     LSN // newest record
+	// Blocks are those in the journal, ascending. Of the others that Trailer
+	// has, the entries stay as they lie at home, verified or not; those that
+	// it has not get a zero entry.
+	Blocks []IndexedBlock
+}
+
+// IndexedBlock is a block in the journal and its number.
+type IndexedBlock struct {
+	Index uint64
+	Block
+}
+
+// Copy returns what a group is to be at home, durable; nil if the journal has
+// nothing of it. The caller keeps the group from changing, and is pinned until
+// it has read the blocks.
+func (f *File) Copy(g uint64) (*GroupCopy, error) {
+	f.mu.RLock()
+	gr := f.groups[g]
+	if gr == nil {
+		f.mu.RUnlock()
+		return nil, nil
+	}
+	c := &GroupCopy{Trailer: gr.trailer, LSN: gr.lsn, Blocks: make([]IndexedBlock, len(gr.blocks))}
+	for i, b := range gr.blocks {
+		c.Blocks[i] = IndexedBlock{b.index, Block{b.lsn, int(b.size), Pos{b.seg, b.entry}, Pos{b.seg, b.body}}}
+	}
+	f.mu.RUnlock()
+	return c, f.j.Commit(c.LSN)
 }
 
 // Done says what a checkpoint copied home and made durable.
@@ -74,12 +118,23 @@ type GroupDone struct {
 }
 
 // Checkpointed drops from the index what is at home and durable there, and
-// only what no newer record has replaced meanwhile.
+// only what no newer record has replaced meanwhile. A group that reaches beyond
+// a cut that came after Dirty stays: home is still to be cut below it.
 func (f *File) Checkpointed(d Done) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.cuts = slices.DeleteFunc(f.cuts, func(c cut) bool {
+		if c.lsn > d.Cut {
+			return false
+		}
+		f.release(c.seg)
+		return true
+	})
+	l := f.j.cfg.Layout
 	for _, g := range d.Groups {
-		f.groupDone(g)
+		if l.FirstBlock(g.Group)+uint64(l.Blocks(g.Group)) <= f.voidFrom() {
+			f.groupDone(g)
+		}
 	}
 	f.order = slices.DeleteFunc(f.order, func(g uint64) bool { return f.groups[g] == nil })
 	if f.size.lsn != 0 && f.size.lsn <= d.Header {
@@ -90,13 +145,6 @@ func (f *File) Checkpointed(d Done) {
 		f.release(f.mtime.seg)
 		f.mtime = mtimeItem{}
 	}
-	f.cuts = slices.DeleteFunc(f.cuts, func(c cut) bool {
-		if c.lsn > d.Cut {
-			return false
-		}
-		f.release(c.seg)
-		return true
-	})
 }
 
 // groupDone may leave a key in f.order that f.groups no longer has.
@@ -136,7 +184,7 @@ func (j *Journal) checkpointer() {
 				since = now
 			}
 		}
-		if force {
+		if force && j.failure() == nil {
 			j.pass(seen)
 			seen = j.lastLSN()
 		}
@@ -180,7 +228,7 @@ func (j *Journal) stopped() bool {
 func (j *Journal) target() (LSN, bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if j.waiters == 0 && !j.overHalf() {
+	if j.err != nil || (j.waiters == 0 && !j.overHalf()) {
 		return 0, false
 	}
 	n := (len(j.live) + 1) / 2
@@ -201,22 +249,18 @@ func (j *Journal) overHalf() bool {
 }
 
 // pass checkpoints every file that has records up to through, and frees
-// segments, whose number it returns. It returns the first error, and goes on
-// with the other files.
+// segments, whose number it returns.
 func (j *Journal) pass(through LSN) (freed int, first error) {
 	j.passMu.Lock()
 	defer j.passMu.Unlock()
 	if j.home == nil {
 		return 0, errors.New("journal: checkpoint without a home")
 	}
-	for _, f := range j.filesUpTo(through) {
-		err := j.home.Checkpoint(f.id, f.hint.Load(), through)
-		if errors.Is(err, ErrGone) {
-			j.Forget(f.id)
-			err = nil
-		}
-		if err != nil && first == nil {
-			first = fmt.Errorf("checkpoint of file %s: %w", f.id, err)
+	if files := j.filesUpTo(through); len(files) > 0 {
+		var gone []cipher.FileID
+		gone, first = j.home.Checkpoint(files, through)
+		for _, id := range gone {
+			j.Forget(id)
 		}
 	}
 	j.sweep()
@@ -228,7 +272,7 @@ func (j *Journal) pass(through LSN) (freed int, first error) {
 	defer j.mu.Unlock()
 	if first != nil {
 		j.log.Warn("checkpoint failed", "error", first)
-		if !noSpace(first) {
+		if errors.Is(first, ErrHome) && !noSpace(first) {
 			j.tell(first)
 		}
 	}
@@ -254,13 +298,13 @@ func noSpace(err error) bool {
 
 // filesUpTo lists the files with items in segments that begin at or before
 // through.
-func (j *Journal) filesUpTo(through LSN) []*File {
+func (j *Journal) filesUpTo(through LSN) []Ref {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.refMu.Lock()
 	defer j.refMu.Unlock()
 	seen := map[*File]bool{}
-	var list []*File
+	var list []Ref
 	for _, s := range j.live {
 		if s.first > through {
 			break
@@ -268,7 +312,7 @@ func (j *Journal) filesUpTo(through LSN) []*File {
 		for f := range s.files {
 			if !seen[f] {
 				seen[f] = true
-				list = append(list, f)
+				list = append(list, Ref{f.id, f.hint.Load()})
 			}
 		}
 	}
@@ -306,7 +350,7 @@ func (j *Journal) trim() (int, error) {
 	}
 	j.mu.Lock()
 	tail := j.live[n]
-	st := superState{tailSeg: tail.seq, tail: tail.first, tailTag: tail.prev, next: j.durable, nextSeg: j.nextSeg}
+	st := superState{tailSeg: tail.seq, tail: tail.first, tailTag: tail.prev, next: j.end, nextSeg: j.nextSeg}
 	headed := tail.headed
 	j.mu.Unlock()
 	if !headed {
@@ -321,8 +365,7 @@ func (j *Journal) trim() (int, error) {
 		j.mu.Unlock()
 		return 0, err
 	}
-	j.readers.Lock() // waits for who looked up a position before
-	j.readers.Unlock()
+	j.pins.wait() // for who looked up a position before
 	j.recycle(n)
 	return n, nil
 }
@@ -346,10 +389,7 @@ func (j *Journal) trimmable() (int, LSN) {
 func (j *Journal) recycle(n int) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	var total int64
-	for _, s := range append(slices.Clone(j.live), j.free...) {
-		total += s.size
-	}
+	total := j.total()
 	var drop []*segment
 	for _, s := range j.live[:n] {
 		if s.size < j.cfg.SegmentSize || (total > j.cfg.Size && len(j.live)+len(j.free)-len(drop) > 2) {
@@ -363,9 +403,6 @@ func (j *Journal) recycle(n int) {
 	j.live = slices.Clone(j.live[n:])
 	j.cond.Broadcast()
 	for _, s := range drop {
-		s.file.Close()
-		if err := j.cfg.Dir.Unlink(segName(s.number)); err != nil {
-			j.log.Warn("cannot remove a segment", "name", segName(s.number), "error", err)
-		}
+		j.remove(s)
 	}
 }

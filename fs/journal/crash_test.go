@@ -119,6 +119,11 @@ func (w *world) step(r *rand.Rand, h *history, state map[cipher.FileID]content) 
 			h.acked = max(h.acked, lsn)
 		}
 	case k < 18:
+		if r.IntN(2) == 0 { // one file only
+			must(w.t, w.checkpoint(id, w.j.lastLSN()))
+			must(w.t, w.j.Trim())
+			break
+		}
 		_, err := w.j.pass(w.j.lastLSN() - LSN(r.IntN(4)))
 		must(w.t, err)
 	case k < 19:

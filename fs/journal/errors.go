@@ -21,8 +21,11 @@ var (
 	ErrClosed = errors.New("journal is closed")
 	// ErrTooLarge reports a record that no batch can hold.
 	ErrTooLarge = errors.New("record is too large for the journal")
-	// ErrGone is what a Home answers for a file that no longer exists.
-	ErrGone = errors.New("file is gone")
+	// ErrLive reports that a journal with live records cannot be called clean.
+	ErrLive = errors.New("journal holds live records")
+	// ErrHome is what a Home wraps the failure of a write or sync in after
+	// which the volume must not go on writing.
+	ErrHome = errors.New("ciphertext files cannot be written")
 	// errRecord reports a record that breaks the rules of its format. In an
 	// authentic batch that is a fault of the program that wrote it.
 	errRecord = errors.New("malformed record")

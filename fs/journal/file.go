@@ -132,20 +132,24 @@ func (j *Journal) LiveFiles() []Ref {
 	return refs
 }
 
-// Forget drops a file's live records. The file is gone, durably, or never was.
+// Forget drops a file's live records, for good. The caller has proof that no
+// name and no descriptor leads to the file any more, durably. Where there is
+// room at once, a record says so, and recovery will not ask again.
 func (j *Journal) Forget(id cipher.FileID) {
 	j.fmu.Lock()
-	defer j.fmu.Unlock()
 	f := j.files[id]
+	j.fmu.Unlock()
 	if f == nil {
 		return
+	}
+	if r := j.tryReserve(Space(0, 0, 0, 0)); r != nil {
+		f.Append(r, &Record{gone: true, Size: NoSize, Cut: NoCut}) // a failure is sticky
+		r.Release()
 	}
 	f.mu.Lock()
 	f.dropAll()
 	f.mu.Unlock()
-	if f.users == 0 {
-		delete(j.files, id)
-	}
+	j.sweep()
 }
 
 // Live reports whether anything of the file is in the journal alone.

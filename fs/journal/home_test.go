@@ -89,8 +89,9 @@ type world struct {
 	cfg   Config
 	files map[cipher.FileID]*homeFile
 	stamp uint64
-	// keepDirty keeps Checkpoint from doing its last step.
-	onSync func()
+	// beforeDone, if not nil, is called between the sync of a checkpoint and
+	// its report.
+	beforeDone func(cipher.FileID)
 }
 
 // homeFile is a file at home, in the layout of the product but without crypto:
@@ -128,7 +129,7 @@ func mount(t testing.TB, dir backing.Dir, n int, change func(*Config)) (*world, 
 	w := &world{t: t, l: testLayout(t), dir: dir, super: super, files: map[cipher.FileID]*homeFile{}}
 	w.cfg = Config{
 		Super: super, Dir: dir, Auth: testAuth("key"), Layout: w.l,
-		Size: 3 * testSegment, SegmentSize: testSegment, CommitInterval: time.Hour, CheckpointInterval: time.Hour,
+		Size: 3 * testSegment, SegmentSize: testSegment, CommitInterval: time.Hour, CheckpointInterval: time.Hour, MaxRequest: 4096,
 	}
 	if change != nil {
 		change(&w.cfg)
@@ -166,7 +167,7 @@ func (w *world) unmount() error {
 	if err := w.dir.SyncAll(); err != nil {
 		return err
 	}
-	return w.j.Close()
+	return w.j.Close(true)
 }
 
 // abandon stops goroutines as a kill would, without writing.
@@ -174,7 +175,7 @@ func (w *world) abandon() {
 	w.j.mu.Lock()
 	w.j.err = errors.New("killed")
 	w.j.mu.Unlock()
-	w.j.Close()
+	w.j.Close(false)
 	w.super.Close()
 }
 
@@ -248,14 +249,14 @@ func (h *homeFile) present(g uint64) (uint64, error) {
 func (h *homeFile) block(id cipher.FileID, i uint64) (uint64, error) {
 	body, entry := make([]byte, testBlock), make([]byte, cipher.EntrySize)
 	from := "home"
-	h.w.j.Pin()
+	pin := h.w.j.Pin()
 	b, live := h.jf.Block(i)
 	var err error
 	if live {
 		from = "the journal"
 		err = errors.Join(h.w.j.ReadAt(entry, b.Entry), h.w.j.ReadAt(body, b.Body))
 	}
-	h.w.j.Unpin()
+	pin.Unpin()
 	if !live {
 		if _, err = h.f.ReadAt(body, h.w.l.BlockOffset(i)); err == nil {
 			_, err = h.f.ReadAt(entry, h.w.l.EntryOffset(i))
@@ -400,17 +401,22 @@ func (w *world) punch(id cipher.FileID, i uint64, n int) (LSN, error) {
 	})
 }
 
-// Checkpoint is what blockfile does: bodies, tag block, header, sync, done.
-func (w *world) Checkpoint(id cipher.FileID, _ uint64, through LSN) error {
+func (w *world) Checkpoint(files []Ref, through LSN) (gone []cipher.FileID, err error) {
+	for _, f := range files {
+		if w.files[f.ID] == nil {
+			gone = append(gone, f.ID)
+		} else if ferr := w.checkpoint(f.ID, through); ferr != nil {
+			err = ferr
+		}
+	}
+	return gone, err
+}
+
+// checkpoint is what blockfile does: bodies, tag block, header, sync, done.
+func (w *world) checkpoint(id cipher.FileID, through LSN) error {
 	h := w.files[id]
-	if h == nil {
-		return ErrGone
-	}
-	d := h.jf.Dirty(through)
-	if d.Empty() {
-		return nil
-	}
-	if err := w.j.Commit(h.jf.LSN()); err != nil {
+	d, err := h.jf.Dirty(through)
+	if err != nil || d.Empty() {
 		return err
 	}
 	done := Done{Cut: d.Cut}
@@ -438,8 +444,8 @@ func (w *world) Checkpoint(id cipher.FileID, _ uint64, through LSN) error {
 	if err := h.f.Sync(); err != nil {
 		return err
 	}
-	if w.onSync != nil {
-		w.onSync()
+	if w.beforeDone != nil {
+		w.beforeDone(id)
 	}
 	h.jf.Checkpointed(done)
 	return nil
@@ -449,36 +455,31 @@ func (w *world) Checkpoint(id cipher.FileID, _ uint64, through LSN) error {
 func (h *homeFile) groupHome(g uint64) (LSN, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	t, lsn, ok := h.jf.Trailer(g)
-	if !ok {
-		return 0, nil
-	}
-	if err := h.w.j.Commit(lsn); err != nil {
+	defer h.w.j.Pin().Unpin()
+	c, err := h.jf.Copy(g)
+	if c == nil || err != nil {
 		return 0, err
 	}
 	tag := make([]byte, 4096)
 	if err := readFull(h.f, tag, h.w.l.TagOffset(g)); err != nil {
 		return 0, err
 	}
-	first := h.w.l.FirstBlock(g)
-	body := make([]byte, testBlock)
-	for k := range h.w.l.Blocks(g) {
-		i := first + uint64(k)
-		entry := tag[h.w.l.Slot(i)*cipher.EntrySize:][:cipher.EntrySize]
-		b, live := h.jf.Block(i)
-		switch {
-		case live:
-			if err := errors.Join(h.w.j.ReadAt(entry, b.Entry), h.w.j.ReadAt(body, b.Body)); err != nil {
-				return 0, err
-			}
-			if _, err := h.f.WriteAt(body, h.w.l.BlockOffset(i)); err != nil {
-				return 0, err
-			}
-		case t.Present>>h.w.l.Slot(i)&1 == 0:
-			clear(entry)
+	for s := range cipher.EntriesPerGroup {
+		if c.Trailer.Present>>s&1 == 0 {
+			clear(tag[s*cipher.EntrySize:][:cipher.EntrySize])
 		}
 	}
-	return lsn, h.putTag(g, tag, t.Present, lsn)
+	body := make([]byte, testBlock)
+	for _, b := range c.Blocks {
+		entry := tag[h.w.l.Slot(b.Index)*cipher.EntrySize:][:cipher.EntrySize]
+		if err := errors.Join(h.w.j.ReadAt(entry, b.Entry), h.w.j.ReadAt(body, b.Body)); err != nil {
+			return 0, err
+		}
+		if _, err := h.f.WriteAt(body, h.w.l.BlockOffset(b.Index)); err != nil {
+			return 0, err
+		}
+	}
+	return c.LSN, h.putTag(g, tag, c.Trailer.Present, c.LSN)
 }
 
 // headerHome writes size and mtime, and gives home the length it needs.

@@ -10,6 +10,10 @@ import (
 // records come in LSN order.
 func (f *File) apply(r *Record, lsn LSN, pos Pos) {
 	f.last = lsn
+	if r.gone {
+		f.dropAll()
+		return
+	}
 	if r.Cut != NoCut {
 		f.applyCut(r.Cut, lsn, pos.seg)
 	}
@@ -105,7 +109,6 @@ func (f *File) applyExtent(e Extent, lsn LSN, entry, body Pos) {
 			gr.blocks[i] = item
 		} else {
 			gr.blocks = slices.Insert(gr.blocks, i, item)
-			f.j.items.Add(1)
 		}
 	}
 }
@@ -115,7 +118,6 @@ func (f *File) dropBlocks(gr *group, i, k int) {
 	for _, b := range gr.blocks[i:k] {
 		f.release(b.seg)
 	}
-	f.j.items.Add(-int64(k - i))
 	gr.blocks = slices.Delete(gr.blocks, i, k)
 }
 
@@ -145,6 +147,7 @@ func (f *File) dropAll() {
 // hold counts an item in a segment.
 func (f *File) hold(s *segment) {
 	f.items++
+	f.j.items.Add(1)
 	for i := len(f.refs) - 1; i >= 0; i-- {
 		if f.refs[i].seg == s {
 			f.refs[i].n++
@@ -166,6 +169,7 @@ func (f *File) release(s *segment) {
 		return
 	}
 	f.items--
+	f.j.items.Add(-1)
 	i := slices.IndexFunc(f.refs, func(r segRef) bool { return r.seg == s })
 	if f.refs[i].n--; f.refs[i].n > 0 {
 		return

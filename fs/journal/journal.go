@@ -2,7 +2,6 @@ package journal
 
 import (
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -36,8 +35,12 @@ type Config struct {
 	// multiple of 4096. Zero is the default. Segments that hold live records
 	// keep the size they have.
 	Size, SegmentSize int64
-	// Items bounds the index: blocks with live records. Zero is 1 Mi.
+	// Items bounds the index: blocks, trailers, sizes and times of live
+	// records. Zero is 1 Mi.
 	Items int
+	// MaxRequest is the largest write, in bytes, that must fit into one
+	// record. Zero is 1 MiB. Segments have to be large enough for it.
+	MaxRequest int
 	// ReadOnly opens without writing anything.
 	ReadOnly bool
 	// CommitInterval bounds the age of what no one committed; 4 s by default.
@@ -45,7 +48,10 @@ type Config struct {
 	// CheckpointInterval bounds, roughly, the time a live record waits for its
 	// checkpoint; 30 s by default.
 	CheckpointInterval time.Duration
-	Log                *slog.Logger
+	// AcceptRollback goes on where records are missing or fail authentication,
+	// with what precedes them.
+	AcceptRollback bool
+	Log            *slog.Logger
 	// Fail, if not nil, is told once, on a goroutine of its own, that the
 	// journal cannot go on and the volume has to be read-only.
 	Fail func(error)
@@ -71,7 +77,10 @@ type Journal struct {
 	mu       sync.Mutex
 	cond     *sync.Cond // durable, err, space, flushing
 	next     LSN        // of the next record
-	durable  LSN        // all records below are durable
+	durable  LSN        // all records below are durable, if there are any
+	end      LSN        // one past the last record that is known durable
+	before   LSN        // where the runs before this one ended
+	start    LSN        // first LSN of this run
 	open     *batch     // takes records
 	queue    []*batch   // closed, not yet written, oldest first
 	buffers  [][]byte   // to reuse
@@ -94,9 +103,7 @@ type Journal struct {
 	trimMu sync.Mutex
 	passMu sync.Mutex
 
-	// readers is held shared from looking a position up to having read it,
-	// and exclusively before a segment is reused.
-	readers sync.RWMutex
+	pins pins
 
 	fmu   sync.Mutex
 	files map[cipher.FileID]*File
@@ -106,17 +113,26 @@ type Journal struct {
 
 	home    Home
 	kickCh  chan struct{}
+	dirtyCh chan struct{} // a first record waits to be written
+	unsure  []extentAt    // what recovery found and nobody knows durable
+	lost    error         // why recovery ended too early, if so
 	stop    chan struct{}
 	workers sync.WaitGroup
 }
 
 // Home is where live records go: whoever knows the files.
 type Home interface {
-	// Checkpoint copies home, of the file, at least each group that holds a
+	// Checkpoint copies home, of each file, at least each group that holds a
 	// record of an LSN up to through, in its newest state, makes it durable
-	// and calls File.Checkpointed. ErrGone says that no such file exists any
-	// more, durably; then its records are dropped.
-	Checkpoint(id cipher.FileID, hint uint64, through LSN) error
+	// and calls File.Checkpointed. It goes on after a file that fails. It
+	// takes no lock under which anyone reserves space.
+	//
+	// gone lists files of which it has proof that no name and no descriptor
+	// leads to them any more, durably: their records are dropped for good.
+	//
+	// An error that is ErrHome turns the volume read-only; others leave the
+	// records where they are, for a later pass.
+	Checkpoint(files []Ref, through LSN) (gone []cipher.FileID, err error)
 }
 
 // Open recovers the journal: it indexes all live records, and unless ReadOnly
@@ -129,9 +145,10 @@ func Open(cfg Config) (*Journal, error) {
 	}
 	j := &Journal{
 		cfg: cfg, id: cfg.Super.JournalID(), log: cfg.Log,
-		maxBatch: int(min(cfg.SegmentSize/4, largestBatch)) &^ (pageSize - 1),
+		maxBatch: batchLimit(cfg.SegmentSize),
 		files:    map[cipher.FileID]*File{},
 		kickCh:   make(chan struct{}, 1),
+		dirtyCh:  make(chan struct{}, 1),
 		stop:     make(chan struct{}),
 	}
 	j.cond = sync.NewCond(&j.mu)
@@ -150,12 +167,20 @@ func Open(cfg Config) (*Journal, error) {
 	return j, nil
 }
 
+// batchLimit is the size of the largest batch for a segment size.
+func batchLimit(segment int64) int {
+	return int(min(segment/4, largestBatch)) &^ (pageSize - 1)
+}
+
 func (cfg Config) withDefaults() Config {
 	if cfg.SegmentSize == 0 {
 		cfg.SegmentSize = DefaultSegmentSize
 	}
 	if cfg.Size == 0 {
 		cfg.Size = max(DefaultSize, 2*cfg.SegmentSize)
+	}
+	if cfg.MaxRequest == 0 {
+		cfg.MaxRequest = 1 << 20
 	}
 	if cfg.Items == 0 {
 		cfg.Items = defaultItems
@@ -179,6 +204,11 @@ func (cfg Config) validate() error {
 	if cfg.SegmentSize < minSegment || cfg.SegmentSize > maxSegment || cfg.SegmentSize%pageSize != 0 {
 		return fmt.Errorf("segment size %d is not a multiple of %d from %d to %d", cfg.SegmentSize, pageSize, minSegment, maxSegment)
 	}
+	b := cfg.Layout.BlockSize()
+	blocks := cfg.MaxRequest/b + 2 // and both edges
+	if need := Space(blocks/cipher.EntriesPerGroup+3, 2, blocks, blocks*b); need > batchLimit(cfg.SegmentSize) {
+		return fmt.Errorf("segments of %d bytes cannot hold a write of %d", cfg.SegmentSize, cfg.MaxRequest)
+	}
 	if cfg.Size < 2*cfg.SegmentSize {
 		return fmt.Errorf("size %d holds less than two segments of %d", cfg.Size, cfg.SegmentSize)
 	}
@@ -192,11 +222,12 @@ func (j *Journal) Start(home Home) {
 	go j.checkpointer()
 }
 
-// Close stops the journal. Where nothing is live and nothing failed, it marks
-// the superblock clean: the caller has called Drain and made durable what else
-// it changed. Otherwise the superblock stays dirty and the next Open recovers.
-// The Super stays the caller's.
-func (j *Journal) Close() error {
+// Close stops the journal. With clean, where nothing is live and nothing
+// failed, it marks the superblock clean: the caller has called Drain, has made
+// durable what else it changed, and knows every file to be whole. Otherwise the
+// superblock stays dirty and the next Open recovers. Records that nobody
+// committed are committed. The Super stays the caller's.
+func (j *Journal) Close(clean bool) error {
 	j.mu.Lock()
 	if j.closed {
 		j.mu.Unlock()
@@ -209,7 +240,7 @@ func (j *Journal) Close() error {
 	j.workers.Wait()
 	err := j.failure()
 	if !j.cfg.ReadOnly && err == nil {
-		if err = j.Commit(j.lastLSN()); err == nil && len(j.LiveFiles()) == 0 {
+		if err = j.Commit(j.lastLSN()); err == nil && clean && len(j.LiveFiles()) == 0 {
 			err = j.markClean()
 		}
 	}
@@ -285,14 +316,18 @@ func (j *Journal) lastLSN() LSN {
 	return j.next - 1
 }
 
-// Durable returns the LSN up to which all is durable. A tag block or header at
-// home with a higher one is newer than the journal: this is an older one, put
-// back.
-func (j *Journal) Durable() LSN {
+// Knows reports whether a tag block or header at home may have this LSN: it is
+// that of a record this journal once made durable. If not, the file is newer
+// than the journal: an older journal, or superblock, was put back.
+func (j *Journal) Knows(lsn LSN) bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return j.durable - 1
+	return lsn < j.before || (lsn >= j.start && lsn < j.durable)
 }
+
+// Lost returns why records are known to be missing, where a read-only journal
+// or AcceptRollback went on all the same.
+func (j *Journal) Lost() error { return j.lost }
 
 // Stats is what a journal holds at a moment, in bytes and counts.
 type Stats struct {
@@ -339,8 +374,12 @@ func (j *Journal) kick() {
 	}
 }
 
-// committer commits what nobody has asked to within the interval, and makes
-// segments ahead of need.
+// writeDelay is how long a record may stay in memory alone: after it, a killed
+// process loses nothing that it had answered.
+const writeDelay = 50 * time.Millisecond
+
+// committer writes what waits in memory, commits what nobody has asked to
+// within the interval, and makes segments ahead of need.
 func (j *Journal) committer() {
 	defer j.workers.Done()
 	t := time.NewTicker(min(j.cfg.CommitInterval/8, time.Second))
@@ -349,6 +388,9 @@ func (j *Journal) committer() {
 		select {
 		case <-j.stop:
 			return
+		case <-j.dirtyCh:
+			j.writeSoon()
+			continue
 		case <-t.C:
 		}
 		j.mu.Lock()
@@ -357,12 +399,25 @@ func (j *Journal) committer() {
 		ahead := len(j.free) == 0 && j.growable()
 		j.mu.Unlock()
 		if due {
-			if err := j.Commit(lsn); err != nil && !errors.Is(err, ErrClosed) {
-				continue // sticky; Fail was told
-			}
+			j.Commit(lsn) // a failure is sticky, and Fail was told
 		}
 		if ahead {
 			j.grow()
 		}
 	}
+}
+
+// writeSoon hands what is in memory to the backing, without a flush.
+func (j *Journal) writeSoon() {
+	t := time.NewTimer(writeDelay)
+	defer t.Stop()
+	select {
+	case <-j.stop:
+		return
+	case <-t.C:
+	}
+	j.mu.Lock()
+	j.closeBatch()
+	j.mu.Unlock()
+	j.writeQueue(0) // a failure is sticky
 }

@@ -42,6 +42,9 @@ type Record struct {
 	Trailers []Trailer
 	// Extents are the written blocks, in ascending order, not overlapping.
 	Extents []Extent
+
+	// gone says that the file is no more, nor what earlier records say of it.
+	gone bool
 }
 
 // Trailer is what a group's tag block says of the group (FORMAT.md, trailer).
@@ -65,6 +68,7 @@ func (e Extent) blocks() int { return len(e.Entries) / cipher.EntrySize }
 const (
 	recMagic      = 0x504c4a52 // "PLJR"
 	recKindInline = 1
+	recKindGone   = 2
 	recFlagSize   = 1
 	recFlagCut    = 2
 	recHeadLen    = 96
@@ -107,7 +111,14 @@ func (r *Record) check(l cipher.Layout) error {
 	if r.MtimeNsec >= 1e9 {
 		return fmt.Errorf("nanoseconds %d: %w", r.MtimeNsec, errRecord)
 	}
+	if r.gone && (r.Size != NoSize || r.Cut != NoCut || len(r.Trailers) > 0 || len(r.Extents) > 0) {
+		return fmt.Errorf("a file that is gone has content: %w", errRecord)
+	}
 	maxGroup := l.LastGroup(l.MaxSize())
+	maxBlock := uint64(l.MaxSize()) / uint64(l.BlockSize())
+	if r.Cut != NoCut && r.Cut > maxBlock+1 {
+		return fmt.Errorf("cut at block %d: %w", r.Cut, errRecord)
+	}
 	for i, t := range r.Trailers {
 		switch {
 		case t.Group > maxGroup, t.Gap > t.Group, t.Present>>cipher.EntriesPerGroup != 0,
@@ -116,7 +127,20 @@ func (r *Record) check(l cipher.Layout) error {
 			return fmt.Errorf("trailer of group %d: %w", t.Group, errRecord)
 		}
 	}
-	maxBlock := uint64(l.MaxSize()) / uint64(l.BlockSize())
+	return r.checkBlocks(l, maxBlock)
+}
+
+// checkBlocks checks that extents and trailers agree: every written block is
+// present, and after a cut nothing else is present beyond it.
+func (r *Record) checkBlocks(l cipher.Layout, maxBlock uint64) error {
+	void := make([]uint64, len(r.Trailers)) // bits to be accounted for
+	if r.Cut != NoCut {
+		for i, t := range r.Trailers {
+			if first := l.FirstBlock(t.Group); first+uint64(l.Blocks(t.Group)) > r.Cut {
+				void[i] = t.Present &^ (1<<l.Slot(max(first, r.Cut)) - 1)
+			}
+		}
+	}
 	next, ti := uint64(0), 0
 	for _, e := range r.Extents {
 		n := uint64(e.blocks())
@@ -135,6 +159,12 @@ func (r *Record) check(l cipher.Layout) error {
 			if ti == len(r.Trailers) || r.Trailers[ti].Group != l.Group(i) || r.Trailers[ti].Present>>l.Slot(i)&1 == 0 {
 				return fmt.Errorf("block %d is not in a trailer: %w", i, errRecord)
 			}
+			void[ti] &^= 1 << l.Slot(i)
+		}
+	}
+	for i, bits := range void {
+		if bits != 0 {
+			return fmt.Errorf("group %d keeps blocks beyond the cut: %w", r.Trailers[i].Group, errRecord)
 		}
 	}
 	return nil
@@ -155,6 +185,9 @@ func (r *Record) encode(b []byte, lsn LSN) {
 	}
 	be.PutUint32(b, recMagic)
 	b[4], b[5] = recKindInline, flags
+	if r.gone {
+		b[4] = recKindGone
+	}
 	be.PutUint32(b[8:], uint32(in.meta))
 	be.PutUint32(b[12:], uint32(in.bodies))
 	copy(b[16:], r.File[:])
@@ -214,10 +247,10 @@ func recordBounds(b []byte) (recInfo, error) {
 // ErrVersion for an unknown kind or flag, errRecord.
 func parseRecord(b []byte, in recInfo, l cipher.Layout) (*Record, LSN, error) {
 	be := binary.BigEndian
-	if b[4] != recKindInline || b[5]&^(recFlagSize|recFlagCut) != 0 || be.Uint16(b[6:]) != 0 {
+	if (b[4] != recKindInline && b[4] != recKindGone) || b[5]&^(recFlagSize|recFlagCut) != 0 || be.Uint16(b[6:]) != 0 {
 		return nil, 0, ErrVersion
 	}
-	r := &Record{Size: NoSize, Cut: NoCut, Hint: be.Uint64(b[32:]), MtimeSec: int64(be.Uint64(b[72:])), MtimeNsec: be.Uint32(b[80:])}
+	r := &Record{gone: b[4] == recKindGone, Size: NoSize, Cut: NoCut, Hint: be.Uint64(b[32:]), MtimeSec: int64(be.Uint64(b[72:])), MtimeNsec: be.Uint32(b[80:])}
 	copy(r.File[:], b[16:])
 	lsn := LSN(be.Uint64(b[40:]))
 	if b[5]&recFlagSize != 0 {

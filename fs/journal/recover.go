@@ -26,6 +26,14 @@ type scan struct {
 	done  int64
 	total int64
 	buf   []byte
+	mark  LSN // records below are durable, batches or the superblock say
+}
+
+// extentAt is a piece of a segment.
+type extentAt struct {
+	seg    *segment
+	off, n int64
+	last   LSN
 }
 
 // segKey names a segment by what it continues. One sequence may be on disk
@@ -42,6 +50,7 @@ type segKey struct {
 func (j *Journal) recover() error {
 	st := j.cfg.Super.state()
 	j.next, j.durable, j.nextSeg, j.prev = st.next, st.next, max(st.nextSeg, 1), [TagSize]byte{}
+	j.end, j.before, j.start = st.next, st.next, st.next
 	s := &scan{j: j, super: st, segs: map[segKey]*segment{}, heads: map[segKey]segHeader{}}
 	// With nothing live, what lies in the segments is of no concern.
 	needed := !st.clean && st.tailSeg != 0
@@ -52,16 +61,25 @@ func (j *Journal) recover() error {
 		return nil
 	}
 	s.next, s.prev = st.tail, st.tailTag
-	if err := s.begin(); err != nil {
+	s.mark = st.next
+	if err := s.begin(); errors.Is(err, ErrMissing) && j.cfg.AcceptRollback {
+		j.lost = err
+		return nil
+	} else if err != nil {
 		return err
 	}
 	if err := s.run(); err != nil {
 		return err
 	}
-	if err := s.checkEnd(); err != nil {
+	if err := s.checkEnd(); errors.Is(err, ErrTampered) && (j.cfg.AcceptRollback || j.cfg.ReadOnly) {
+		j.lost = err
+		j.log.Warn("journal: going on with what is left", "error", err)
+	} else if err != nil {
 		return err
 	}
+	s.seg.written.Store(s.off)
 	j.next, j.durable, j.prev = s.next, s.next, s.prev
+	j.end, j.before, j.start = s.next, s.next, s.next
 	j.nextSeg = s.seg.seq + 1 // recovery follows sequences without a gap
 	for _, f := range j.files {
 		f.users--
@@ -193,6 +211,7 @@ func (s *scan) batch() (bool, error) {
 		}
 		s.index(rec, lsn, Pos{s.seg, s.off + int64(p.at)})
 	}
+	s.unsure(h)
 	s.next = h.first + LSN(h.records)
 	copy(s.prev[:], b[batchTagOff:batchHead])
 	s.off += int64(h.length)
@@ -201,6 +220,23 @@ func (s *scan) batch() (bool, error) {
 		s.j.cfg.Progress(s.done+s.off, max(s.total, s.done+s.off))
 	}
 	return true, nil
+}
+
+// unsure remembers a batch until a later one says that it is durable. One that
+// nothing says so of may be in the page cache alone, and even marked as
+// written there: after a failed flush the kernel does not write it again.
+func (s *scan) unsure(h *batchHeader) {
+	j := s.j
+	s.mark = max(s.mark, h.mark)
+	j.unsure = slices.DeleteFunc(j.unsure, func(e extentAt) bool { return e.last < s.mark })
+	last := h.first + LSN(h.records) - 1
+	if last < s.mark {
+		return
+	}
+	if s.off == pageSize {
+		j.unsure = append(j.unsure, extentAt{s.seg, 0, pageSize, last})
+	}
+	j.unsure = append(j.unsure, extentAt{s.seg, s.off, int64(h.length), last})
 }
 
 // runFits reports whether a batch is of the run in progress, if it has LSNs of
@@ -312,28 +348,24 @@ func (s *scan) markBehind(seg *segment, off int64) (LSN, error) {
 // begin starts a run: it makes durable what recovery found, sees to it that
 // there is an active segment, and marks the superblock dirty.
 func (j *Journal) begin() error {
+	if err := j.rewriteUnsure(); err != nil {
+		return err
+	}
 	for _, s := range j.live {
 		if err := s.file.Sync(); err != nil {
 			return err
 		}
 	}
-	for len(j.live)+len(j.free) < 2 {
-		s, err := createSegment(j.cfg.Dir, j.unusedNumber(), j.cfg.SegmentSize)
-		if err != nil {
-			return err
-		}
-		j.free = append(j.free, s)
+	if err := j.dropUnfit(); err != nil {
+		return err
 	}
 	if _, err := io.ReadFull(j.cfg.Rand, j.run[:]); err != nil {
 		return err
 	}
 	from := j.next
-	j.next += lsnGap
+	j.next = max(j.next, j.cfg.Super.state().runStart) + lsnGap
 	if len(j.live) == 0 {
-		from = j.next
-		if err := j.dropUnfit(); err != nil {
-			return err
-		}
+		from, j.end = j.next, j.next
 		if err := j.take(); err != nil {
 			return err
 		}
@@ -344,7 +376,7 @@ func (j *Journal) begin() error {
 			return err
 		}
 	}
-	j.durable = j.next
+	j.durable, j.start = j.next, j.next
 	tail := j.live[0]
 	return j.cfg.Super.update(true, func(st *superState) {
 		st.clean = false
@@ -353,22 +385,35 @@ func (j *Journal) begin() error {
 	})
 }
 
-// dropUnfit removes, of an empty journal, the segments that are too small, or
-// beyond the configured size, and makes new ones up to two.
+// rewriteUnsure writes again, byte for byte, what nothing says is durable, so
+// that the flush after it is a real one. No byte changes, so tearing is harmless.
+func (j *Journal) rewriteUnsure() error {
+	for _, e := range j.unsure {
+		b := make([]byte, e.n)
+		if err := readFull(e.seg.file, b, e.off); err != nil {
+			return err
+		}
+		if _, err := e.seg.file.WriteAt(b, e.off); err != nil {
+			return err
+		}
+	}
+	j.unsure = nil
+	return nil
+}
+
+// dropUnfit removes free segments that are too small, or beyond the configured
+// size, and sees to it that there are two at least.
 func (j *Journal) dropUnfit() error {
-	var total int64
+	total := j.total()
 	j.free = slices.DeleteFunc(j.free, func(s *segment) bool {
-		if s.size >= j.cfg.SegmentSize && total+s.size <= j.cfg.Size {
-			total += s.size
+		if s.size >= j.cfg.SegmentSize && total <= j.cfg.Size {
 			return false
 		}
-		s.file.Close()
-		if err := j.cfg.Dir.Unlink(segName(s.number)); err != nil {
-			j.log.Warn("cannot remove a segment", "name", segName(s.number), "error", err)
-		}
+		total -= s.size
+		j.remove(s)
 		return true
 	})
-	for len(j.free) < 2 {
+	for len(j.live)+len(j.free) < 2 {
 		s, err := createSegment(j.cfg.Dir, j.unusedNumber(), j.cfg.SegmentSize)
 		if err != nil {
 			return err

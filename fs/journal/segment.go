@@ -87,7 +87,8 @@ func listSegments(dir backing.Dir, readOnly bool) ([]int, error) {
 	return numbers, nil
 }
 
-// createSegment makes a segment of zeros, durable, under its name.
+// createSegment makes a segment of zeros, durable, under a free name from
+// number on.
 func createSegment(dir backing.Dir, number int, size int64) (*segment, error) {
 	temp := segName(number) + segTemp
 	f, err := dir.OpenFile(temp, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL, 0o600)
@@ -96,7 +97,7 @@ func createSegment(dir backing.Dir, number int, size int64) (*segment, error) {
 	}
 	err = fillZero(f, size)
 	if err == nil {
-		err = dir.Rename(temp, dir, segName(number), unix.RENAME_NOREPLACE)
+		number, err = nameSegment(dir, temp, number)
 	}
 	if err == nil {
 		err = dir.Sync()
@@ -107,6 +108,18 @@ func createSegment(dir backing.Dir, number int, size int64) (*segment, error) {
 		return nil, err
 	}
 	return &segment{file: f, number: number, size: size}, nil
+}
+
+// nameSegment renames to the first number that is free: one may be taken by a
+// segment that could not be made durable.
+func nameSegment(dir backing.Dir, temp string, number int) (int, error) {
+	for {
+		err := dir.Rename(temp, dir, segName(number), unix.RENAME_NOREPLACE)
+		if !errors.Is(err, unix.EEXIST) {
+			return number, err
+		}
+		number++
+	}
 }
 
 // fillZero writes size zeros, so that later writes change no metadata.
@@ -160,14 +173,27 @@ func (j *Journal) growable() bool {
 	if j.growErr != nil && time.Since(j.growAt) < growRetry {
 		return false
 	}
-	var total int64
+	return j.total()+j.cfg.SegmentSize <= j.cfg.Size
+}
+
+// total returns the bytes of all segments. j.mu is held.
+func (j *Journal) total() int64 {
+	var n int64
 	for _, s := range j.live {
-		total += s.size
+		n += s.size
 	}
 	for _, s := range j.free {
-		total += s.size
+		n += s.size
 	}
-	return total+j.cfg.SegmentSize <= j.cfg.Size
+	return n
+}
+
+// remove takes away the file of a segment that is not in use any more.
+func (j *Journal) remove(s *segment) {
+	s.file.Close()
+	if err := j.cfg.Dir.Unlink(segName(s.number)); err != nil {
+		j.log.Warn("cannot remove a segment", "name", segName(s.number), "error", err)
+	}
 }
 
 // grow makes another segment if it still may. Its failure is remembered in

@@ -180,7 +180,7 @@ func parseSuper(b []byte, a Authenticator) (superState, error) {
 	copy(st.tailTag[:], b[96:])
 	st.runFrom = LSN(be.Uint64(b[128:]))
 	st.nextSeg = be.Uint64(b[136:])
-	if st.seq == 0 || st.tail == 0 || st.next < st.tail || st.runStart < st.runFrom || st.nextSeg <= st.tailSeg {
+	if st.seq == 0 || st.tail == 0 || st.next == 0 || st.runStart < st.runFrom || st.nextSeg <= st.tailSeg {
 		return st, ErrTampered
 	}
 	return st, nil
@@ -245,8 +245,13 @@ func (s *Super) MarkDirty() error {
 }
 
 // MarkClean makes it durable that the volume is whole without its journal.
-// The caller has synced everything before.
+// The caller has synced everything before. While a journal is open on the
+// superblock, or was and left records, it is Journal.Close that does this, and
+// the call is refused with ErrLive.
 func (s *Super) MarkClean() error {
+	if s.state().tailSeg != 0 {
+		return fmt.Errorf("journal superblock: %w", ErrLive)
+	}
 	return s.update(true, func(st *superState) { st.clean = true })
 }
 
@@ -312,7 +317,7 @@ func (s *Super) write(st superState) error {
 	if _, err := s.file.WriteAt(b[:], int64(st.seq%2)*superSlot); err != nil {
 		return err
 	}
-	if err := s.file.Sync(); err != nil {
+	if err := s.file.Datasync(); err != nil { // the slots were allocated at creation
 		return err
 	}
 	s.st = st

@@ -49,10 +49,16 @@ type File struct {
 	locks rangeLocks
 	size  atomic.Int64
 
-	static   cipher.StaticHeader
-	header   cipher.Header     // as at home; guarded by the mu of group 0
-	physical int64             // length of the backing file; guarded by the lock on all blocks from the end on
-	groups   map[uint64]*group // guarded by cache.mu
+	static cipher.StaticHeader
+	header cipher.Header     // as at home; guarded by the mu of group 0
+	groups map[uint64]*group // guarded by cache.mu
+
+	// Guarded by the lock on all blocks from the end on:
+	physical int64 // length of the backing file
+	ahead    int64 // up to where backing space is allocated ahead
+	appended int64 // bytes that the file grew by, by writing
+
+	reserved atomic.Int64 // up to where the user had backing space allocated
 
 	// chain is held to change which groups there are, and shared to rely on it.
 	// It is taken before any group's mu.
@@ -97,11 +103,15 @@ func (f *File) Sync(dataOnly bool) error {
 	return f.b.Sync()
 }
 
-// Close ends the use of the file and of its backing file. It does not sync.
+// Close waits for requests under way and ends the use of the file and of its
+// backing file. It does not sync.
 func (f *File) Close() error {
 	if f.closed.Swap(true) {
 		return unix.EBADF
 	}
+	l := f.locks.acquire(0, lastBlock, true)
+	defer f.locks.release(l)
+	f.releaseAhead()
 	f.cache.drop(f, 0)
 	return f.b.Close()
 }

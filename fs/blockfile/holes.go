@@ -3,6 +3,7 @@ package blockfile
 import (
 	"math"
 
+	"github.com/plyfs/plyfs/cipher"
 	"golang.org/x/sys/unix"
 )
 
@@ -96,10 +97,12 @@ func (f *File) reserve(off, end int64) error {
 	tag := f.layout.TagOffset(f.layout.Group(first))
 	from := f.layout.BlockOffset(first)
 	to := f.layout.BlockOffset(last) + end - int64(last)*f.bs
-	if from == tag+4096 {
+	if from == tag+cipher.TagBlockSize {
 		from = tag
-	} else if err := f.b.Allocate(unix.FALLOC_FL_KEEP_SIZE, tag, 4096); err != nil {
+	} else if err := f.b.Allocate(unix.FALLOC_FL_KEEP_SIZE, tag, cipher.TagBlockSize); err != nil {
 		return err
+	}
+	for old := f.reserved.Load(); old < to && !f.reserved.CompareAndSwap(old, to); old = f.reserved.Load() {
 	}
 	return f.b.Allocate(unix.FALLOC_FL_KEEP_SIZE, from, to-from)
 }

@@ -283,6 +283,53 @@ func TestSpace(t *testing.T) {
 	}
 }
 
+// A file that grows has space allocated ahead of it until it is closed, and
+// that shows neither in its length nor in its time.
+func TestAllocateAhead(t *testing.T) {
+	for _, reserve := range []int64{0, 8 << 20} {
+		d := newDisk(t, cipher.SuiteDouble, 4096)
+		f := d.create("f")
+		took := int64(0)
+		d.hook = func(op string, off, n int64) (int64, error) {
+			if op == "allocate" {
+				took++
+			}
+			return 0, nil
+		}
+		for off := int64(0); off < 3<<20; off += 10_000 {
+			write(t, f, pattern(1, 10_000), off)
+		}
+		if took < 2 || took > 4 {
+			t.Errorf("allocated %d times", took)
+		}
+		if reserve > 0 {
+			if err := f.Allocate(f.Size(), reserve, true); err != nil {
+				t.Fatal(err)
+			}
+		}
+		before, err := f.b.Stat()
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+		b := d.backing("f", 0)
+		defer b.Close()
+		after, err := b.Stat()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := f.layout.PhysicalSize(f.Size()); before.Size != want || after.Size != want {
+			t.Errorf("length %d, then %d, want %d", before.Size, after.Size, want)
+		}
+		if before.Mtim != after.Mtim {
+			t.Error("closing changed the time")
+		}
+		if over := after.Blocks*512 - after.Size; over < reserve || over > reserve+reserve/50+100_000 {
+			t.Errorf("%d bytes are left allocated, want %d", over, reserve)
+		}
+	}
+}
+
 // Where the backing filesystem cannot tell holes from data, all is found by
 // the groups themselves.
 func TestNoHints(t *testing.T) {

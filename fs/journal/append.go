@@ -149,15 +149,15 @@ func (f *File) Append(r *Reservation, rec *Record) (LSN, error) {
 	r.left -= in.space()
 
 	f.amu.Lock()
-	b, at, lsn, err := j.place(in)
+	b, buf, pos, lsn, err := j.place(in)
 	if err != nil {
 		f.amu.Unlock()
 		return 0, err
 	}
-	rec.encode(b.buf[at:at+in.total], lsn)
+	rec.encode(buf, lsn)
 	b.pending.Done()
 	f.mu.Lock()
-	f.apply(rec, lsn, Pos{b.seg, b.off + int64(at)})
+	f.apply(rec, lsn, pos)
 	f.mu.Unlock()
 	f.amu.Unlock()
 	j.mu.Lock()
@@ -167,13 +167,13 @@ func (f *File) Append(r *Reservation, rec *Record) (LSN, error) {
 }
 
 // place finds room for a record in a batch and gives it its LSN. The caller
-// fills b.buf from at on and then calls b.pending.Done.
-func (j *Journal) place(in recInfo) (b *batch, at int, lsn LSN, err error) {
+// fills buf, which will be at pos, and then calls b.pending.Done.
+func (j *Journal) place(in recInfo) (b *batch, buf []byte, pos Pos, lsn LSN, err error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	for {
 		if err := j.usable(); err != nil {
-			return nil, 0, 0, err
+			return nil, nil, Pos{}, 0, err
 		}
 		if len(j.queue) < maxQueue {
 			break
@@ -182,7 +182,7 @@ func (j *Journal) place(in recInfo) (b *batch, at int, lsn LSN, err error) {
 		err := j.writeQueue(maxQueue - 1)
 		j.mu.Lock()
 		if err != nil {
-			return nil, 0, 0, err
+			return nil, nil, Pos{}, 0, err
 		}
 	}
 	b = j.open
@@ -192,11 +192,11 @@ func (j *Journal) place(in recInfo) (b *batch, at int, lsn LSN, err error) {
 	}
 	if b == nil {
 		if b, err = j.newBatch(in); err != nil {
-			return nil, 0, 0, err
+			return nil, nil, Pos{}, 0, err
 		}
 		j.open = b
 	}
-	at = len(b.buf)
+	at := len(b.buf)
 	b.buf = b.buf[:at+in.total]
 	b.records = append(b.records, recPlace{at, in})
 	b.pending.Add(1)
@@ -210,7 +210,7 @@ func (j *Journal) place(in recInfo) (b *batch, at int, lsn LSN, err error) {
 	case j.dirtyCh <- struct{}{}:
 	default:
 	}
-	return b, at, lsn, nil
+	return b, b.buf[at : at+in.total], Pos{b.seg, b.off + int64(at)}, lsn, nil
 }
 
 // newBatch opens a batch in the active segment, or in the next one if a record

@@ -8,7 +8,7 @@ import (
 
 // change is all that one request does to a file's backing bytes. It is built
 // while the blocks it touches are locked, completed by commit, and carried out
-// by apply alone. All that it says is absolute.
+// by apply alone. All that it then says is absolute.
 type change struct {
 	extents []extent // blocks sealed anew, none twice
 	holes   []blocks // blocks that become holes; none of extents
@@ -24,6 +24,7 @@ type change struct {
 	created []uint64      // those of groups that are new, rising
 	gaps    []gapUpdate   // new gaps of groups
 	after   []groupChange // by apply: one for each of groups
+	header  cipher.Header // by apply, where it or group 0 changes
 
 	buffers []*[]byte // behind the extents
 }

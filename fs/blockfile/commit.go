@@ -181,6 +181,10 @@ func (f *File) mendGap(ch *change, g *group) error {
 	if err != nil {
 		return err
 	}
+	if ch.shrinks() && q.n > f.layout.LastGroup(ch.size) {
+		f.cache.unpin(q) // goes with this change
+		return nil
+	}
 	covers := q.n-f.gapBefore(q) <= g.n
 	for _, u := range ch.gaps {
 		if u.group == q.n {
@@ -249,6 +253,15 @@ func (f *File) apply(ch *change) error {
 		f.shrinkBack(ch)
 		return err
 	}
+	if err := f.applyGroups(ch); err != nil {
+		return err
+	}
+	return f.settle(ch)
+}
+
+// applyGroups is apply's part under the locks of the groups. There the change
+// becomes absolute, takes its place in the order of changes, and is seen.
+func (f *File) applyGroups(ch *change) error {
 	for _, g := range ch.groups {
 		g.mu.Lock()
 	}
@@ -257,7 +270,7 @@ func (f *File) apply(ch *change) error {
 			g.mu.Unlock()
 		}
 	}()
-	err = f.planGroups(ch)
+	err := f.planGroups(ch)
 	if err == nil {
 		err = f.writeGroups(ch)
 	}
@@ -271,5 +284,5 @@ func (f *File) apply(ch *change) error {
 	if ch.size != ch.oldSize { // else others may change it meanwhile
 		f.size.Store(ch.size)
 	}
-	return f.settle(ch)
+	return nil
 }

@@ -158,6 +158,16 @@ func (f *File) planGroups(ch *change) error {
 		}
 		c.dirty = c.dirty || c.after != c.before
 		ch.after = append(ch.after, c)
+		if g.n == 0 {
+			ch.header = f.header
+		}
+	}
+	// Requests of other blocks may change the one while this changes the other.
+	if ch.size != ch.oldSize {
+		ch.header.Size = ch.size
+	}
+	if ch.last != ch.oldLast {
+		ch.header.Last = ch.last
 	}
 	return nil
 }
@@ -242,12 +252,8 @@ func (f *File) writeGroup(ch *change, g *group, c groupChange) error {
 	if c.after != c.before || c.created {
 		f.c.SealTrailer(g.tag[:], g.n, c.after)
 	}
-	var h cipher.Header
-	if g.n == 0 {
-		h = f.header
-		if ch.headerChanges() || c.created {
-			h = f.sealHeader(g, ch)
-		}
+	if g.n == 0 && (ch.headerChanges() || c.created) {
+		f.c.SealHeader(g.tag[cipher.SectorSize:2*cipher.SectorSize], ch.header)
 	}
 	off := f.layout.TagOffset(g.n)
 	m, err := f.b.WriteAt(g.tag[:], off)
@@ -257,22 +263,9 @@ func (f *File) writeGroup(ch *change, g *group, c groupChange) error {
 	}
 	g.t = c.after
 	if g.n == 0 {
-		f.header = h
+		f.header = ch.header
 	}
 	return nil
-}
-
-// sealHeader writes the header as ch leaves it to g, which is group 0.
-func (f *File) sealHeader(g *group, ch *change) cipher.Header {
-	h := f.header
-	if ch.size != ch.oldSize {
-		h.Size = ch.size
-	}
-	if ch.last != ch.oldLast {
-		h.Last = ch.last
-	}
-	f.c.SealHeader(g.tag[cipher.SectorSize:2*cipher.SectorSize], h)
-	return h
 }
 
 // undo takes back, as far as the disk lets it, what a change that failed left:
@@ -315,6 +308,9 @@ func (f *File) erase(n uint64, size int64) {
 // settle gives back what ch no longer needs, once it is durable that it does
 // not: else a crash could keep the old tag blocks or header without the bytes.
 func (f *File) settle(ch *change) error {
+	if ch.shrinks() {
+		f.cache.drop(f, f.layout.LastGroup(ch.size)+1)
+	}
 	free := ch.free != 0 && len(ch.holes) > 0 && len(ch.groups) > 0
 	if !free && !ch.shrinks() {
 		return nil
@@ -328,7 +324,6 @@ func (f *File) settle(ch *change) error {
 	if !ch.shrinks() {
 		return nil
 	}
-	f.cache.drop(f, f.layout.LastGroup(ch.size)+1)
 	return f.cutHome(f.layout.PhysicalSize(ch.size))
 }
 

@@ -44,12 +44,9 @@ func Open(b backing.File, c Config) (*File, error) {
 		return nil, err
 	}
 	if f.unclean {
-		f.adopt()
-		if f.physical > want && !f.ro {
-			if err := f.trim(st); err != nil {
-				f.cache.drop(f, 0)
-				return nil, err
-			}
+		if err := f.tidy(st.Mtim, want); err != nil {
+			f.cache.drop(f, 0)
+			return nil, err
 		}
 	}
 	return f, nil
@@ -177,63 +174,68 @@ func ReadID(b backing.File, v *cipher.Volume) (cipher.FileID, error) {
 	return h.FileID, err
 }
 
+// tidy clears away what changes left that an unclean stop cut off, and makes
+// that durable: the file must not grow over it. The times stay.
+func (f *File) tidy(mtime unix.Timespec, want int64) error {
+	last := f.last
+	f.adopt()
+	if f.ro || f.last == last && f.physical == want {
+		return nil
+	}
+	f.log.log.Info("file was being changed at an unclean stop", "file", f.ID(), "physical", f.physical, "want", want, "adopted", f.last-last)
+	for _, step := range []func(*change) error{
+		func(ch *change) error { // header
+			ch.oldLast, ch.last = last, f.last
+			if err := f.addGroup(ch, 0); err != nil {
+				return err
+			}
+			return f.apply(ch)
+		},
+		func(ch *change) error { // end
+			ch.trim = true
+			return f.commit(ch)
+		},
+	} {
+		ch := f.newChange(f.Size(), f.Size())
+		err := step(ch)
+		f.releaseChange(ch)
+		if err != nil {
+			return err
+		}
+	}
+	if err := f.b.Utimes(unix.Timespec{Nsec: unix.UTIME_OMIT}, mtime); err != nil {
+		return err
+	}
+	return f.b.Sync()
+}
+
 // adoptSteps bounds how many groups adopt looks at.
 const adoptSteps = 4096
 
-// adopt takes in groups that were written by changes which an unclean stop cut
-// off before the header named them. What does not fit stays an error of whoever
-// reads it.
+// adopt takes in groups that were written by changes which were cut off before
+// the header named them. What does not fit stays an error of whoever reads it.
 func (f *File) adopt() {
 	end := f.layout.LastGroup(f.Size())
 	for at, step := f.last+1, 0; at <= end && step < adoptSteps; step++ {
 		off, err := f.b.SeekHole(f.layout.TagOffset(at), unix.SEEK_DATA)
 		if err != nil {
-			break
+			return
 		}
 		if at = max(at, f.groupAt(off)); at > end {
-			break
+			return
 		}
 		g, err := f.readGroup(at)
 		if err != nil {
-			break
+			return
 		}
 		if g != nil {
 			before := f.gapBefore(g)
 			f.cache.unpin(g)
 			if before != at-f.last-1 {
-				break
+				return
 			}
 			f.last = at
 		}
 		at++
 	}
-	if f.last == f.header.Last || f.ro {
-		return
-	}
-	ch := f.newChange(f.Size(), f.Size())
-	defer f.releaseChange(ch)
-	ch.oldLast, ch.last = f.header.Last, f.last
-	err := f.addGroup(ch, 0)
-	if err == nil {
-		err = f.apply(ch)
-	}
-	if err != nil {
-		f.log.error("header was not brought up to date", "file", f.ID(), "err", err)
-	}
-}
-
-// trim cuts off what lies beyond the end that the header knows, and makes that
-// durable: the file must not grow over it. st is of the backing file before.
-func (f *File) trim(st backing.Stat) error {
-	f.log.log.Info("backing file is longer than its size after an unclean stop, trimmed", "file", f.ID(), "physical", f.physical)
-	ch := f.newChange(f.Size(), f.Size())
-	defer f.releaseChange(ch)
-	ch.trim = true
-	if err := f.commit(ch); err != nil {
-		return err
-	}
-	if err := f.b.Utimes(unix.Timespec{Nsec: unix.UTIME_OMIT}, st.Mtim); err != nil {
-		return err
-	}
-	return f.b.Sync()
 }

@@ -15,7 +15,7 @@ func (f *File) Truncate(size int64) error {
 	l, old := f.lockResize(size)
 	defer f.locks.release(l)
 	if size == old {
-		return f.b.Truncate(f.layout.PhysicalSize(size)) // for the times
+		return f.cutHome(f.layout.PhysicalSize(size)) // for the times
 	}
 	ch := f.newChange(old, size)
 	defer f.releaseChange(ch)

@@ -1,11 +1,15 @@
 package fs
 
 import (
-	"io"
+	"bufio"
+	"fmt"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -14,28 +18,78 @@ import (
 	"github.com/plyfs/plyfs/fs/volume"
 )
 
+// The volume under test is served by another process, this test binary run
+// with the variable set: a process that faults on a mapping of its own mount
+// waits for itself.
+const serveVar = "PLYFS_FS_TEST_SERVE"
+
 func TestMain(m *testing.M) {
 	unix.Umask(0o022)
+	if back := os.Getenv(serveVar); back != "" {
+		if err := serve(back, os.Args[1], os.Args[2], os.Args[3]); err != nil {
+			fmt.Fprintln(os.Stderr, "server:", err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	os.Exit(m.Run())
+}
+
+// serve mounts the volume in back, says so and waits for the end of the mount.
+func serve(back, dir, blockSize, mode string) error {
+	n, err := strconv.Atoi(blockSize)
+	if err != nil {
+		return err
+	}
+	c, err := testCipher(n)
+	if err != nil {
+		return err
+	}
+	root, err := backing.OpenDir(back)
+	if err != nil {
+		return err
+	}
+	log := slog.New(slog.DiscardHandler)
+	if os.Getenv("PLYFS_TEST_LOG") != "" {
+		log = slog.New(slog.NewTextHandler(os.Stderr, nil))
+	}
+	ro := mode == "ro"
+	v, err := volume.Open(volume.Config{Root: root, Cipher: c, ReadOnly: ro, Log: log})
+	if err != nil {
+		return err
+	}
+	server, err := Mount(dir, v, Options{
+		Source: back, AllowOther: os.Geteuid() == 0, Suid: true, Dev: true, ReadOnly: ro, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	fmt.Println("serving")
+	return server.Wait()
+}
+
+func testCipher(blockSize int) (*cipher.Volume, error) {
+	return cipher.NewVolume(cipher.Params{
+		Format: cipher.FormatVersion, Suite: cipher.SuiteDouble, Layers: 2,
+		BlockSize: uint32(blockSize), VolumeID: cipher.VolumeID{1},
+	}, 1, cipher.Keys{Data: [32]byte{1}, Infra: [32]byte{2}}, nil)
 }
 
 // testMount is a volume that a test mounts, perhaps several times.
 type testMount struct {
-	t      *testing.T
-	cipher *cipher.Volume
-	back   string // ciphertext
-	dir    string // mount point
-	server *Server
-	opts   Options
+	t         *testing.T
+	blockSize int
+	back      string // ciphertext
+	dir       string // mount point
+	mode      string // "rw" or "ro"
+	server    *exec.Cmd
 }
 
 // newMount formats a volume with the block size and mounts it until the test
 // ends.
 func newMount(t *testing.T, blockSize int) *testMount {
 	t.Helper()
-	m := &testMount{t: t, back: filepath.Join(t.TempDir(), "back"), dir: t.TempDir()}
-	m.cipher = testCipher(t, blockSize)
-	m.opts = Options{Source: m.back, AllowOther: os.Geteuid() == 0, Suid: true, Dev: true}
+	m := &testMount{t: t, blockSize: blockSize, back: filepath.Join(t.TempDir(), "back"), dir: t.TempDir(), mode: "rw"}
 	if err := os.Mkdir(m.back, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -43,60 +97,63 @@ func newMount(t *testing.T, blockSize int) *testMount {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := volume.Format(root, m.cipher); err != nil {
-		t.Fatal(err)
-	}
-	root.Close()
-	m.mount()
-	t.Cleanup(func() {
-		if m.server != nil {
-			unix.Unmount(m.dir, unix.MNT_DETACH)
-			if err := m.server.Wait(); err != nil {
-				t.Errorf("closing the volume: %v", err)
-			}
-		}
-	})
-	return m
-}
-
-func testCipher(t *testing.T, blockSize int) *cipher.Volume {
-	t.Helper()
-	v, err := cipher.NewVolume(cipher.Params{
-		Format: cipher.FormatVersion, Suite: cipher.SuiteDouble, Layers: 2,
-		BlockSize: uint32(blockSize), VolumeID: cipher.VolumeID{1},
-	}, 1, cipher.Keys{Data: [32]byte{1}, Infra: [32]byte{2}}, nil)
+	c, err := testCipher(blockSize)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return v
+	if err := volume.Format(root, c); err != nil {
+		t.Fatal(err)
+	}
+	root.Close()
+	t.Cleanup(func() {
+		if m.server == nil {
+			return
+		}
+		unix.Unmount(m.dir, unix.MNT_DETACH)
+		if err := m.wait(); err != nil {
+			t.Errorf("server: %v", err)
+		}
+	})
+	m.mount()
+	return m
 }
 
 func (m *testMount) mount() {
 	m.t.Helper()
-	root, err := backing.OpenDir(m.back)
+	cmd := exec.Command(os.Args[0], m.dir, strconv.Itoa(m.blockSize), m.mode)
+	cmd.Env = append(os.Environ(), serveVar+"="+m.back)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	log := slog.New(slog.NewTextHandler(testWriter{m.t}, nil))
-	v, err := volume.Open(volume.Config{Root: root, Cipher: m.cipher, ReadOnly: m.opts.ReadOnly, Log: log})
-	if err != nil {
+	if err := cmd.Start(); err != nil {
 		m.t.Fatal(err)
 	}
-	m.opts.Log = log
-	if m.server, err = Mount(m.dir, v, m.opts); err != nil {
-		m.t.Fatal(err)
+	m.server = cmd
+	if line, _ := bufio.NewReader(out).ReadString('\n'); line != "serving\n" {
+		m.t.Fatal("the server did not start")
 	}
+}
+
+// wait waits for the server to have closed the volume. One that does not end
+// is killed, so that the test ends.
+func (m *testMount) wait() error {
+	late := time.AfterFunc(20*time.Second, func() { m.server.Process.Kill() })
+	defer late.Stop()
+	err := m.server.Wait()
+	m.server = nil
+	return err
 }
 
 func (m *testMount) unmount() {
 	m.t.Helper()
-	if err := m.server.Unmount(); err != nil {
+	if err := unix.Unmount(m.dir, 0); err != nil {
 		m.t.Fatalf("unmount: %v", err)
 	}
-	if err := m.server.Wait(); err != nil {
-		m.t.Fatalf("closing the volume: %v", err)
+	if err := m.wait(); err != nil {
+		m.t.Fatalf("server: %v", err)
 	}
-	m.server = nil
 }
 
 func (m *testMount) remount() {
@@ -106,13 +163,3 @@ func (m *testMount) remount() {
 }
 
 func (m *testMount) path(name string) string { return filepath.Join(m.dir, name) }
-
-// testWriter is for log lines, which may come after the test's end.
-type testWriter struct{ t *testing.T }
-
-func (w testWriter) Write(b []byte) (int, error) {
-	if os.Getenv("PLYFS_TEST_LOG") != "" {
-		return os.Stderr.Write(b)
-	}
-	return io.Discard.Write(b)
-}

@@ -2,7 +2,6 @@ package volume
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -111,9 +110,9 @@ func (v *Volume) GetXattr(id NodeID, name string) ([]byte, error) {
 	if err != nil || !a.sealed {
 		return value, err
 	}
-	inside, value, err := v.openAttr(n, value)
-	if err == nil && inside != name {
-		err = fmt.Errorf("extended attribute holds another one: %w", ErrDamaged)
+	owner, err := v.owner(n)
+	if err == nil {
+		value, err = v.cipher.OpenXattr(owner, name, value)
 	}
 	if err != nil {
 		v.complain("extended attribute does not open", "inode", n.ino, "name", a.backing, "err", err)
@@ -131,7 +130,11 @@ func (v *Volume) SetXattr(id NodeID, name string, value []byte, flags int, dropS
 		return err
 	}
 	if a.sealed {
-		if value, err = v.sealAttr(n, name, value); err != nil {
+		owner, err := v.owner(n)
+		if err != nil {
+			return err
+		}
+		if value, err = v.cipher.SealXattr(owner, name, value); err != nil {
 			return err
 		}
 	}
@@ -210,13 +213,15 @@ func (v *Volume) ListXattr(id NodeID) ([]string, error) {
 // addSealed appends the names in sealed attributes to names. One that does not
 // open, or is not where it belongs, is logged and left out.
 func (v *Volume) addSealed(n *Node, names []string, sealed map[string][]byte) ([]string, error) {
+	owner, err := v.owner(n)
+	if err != nil {
+		return nil, err
+	}
 	for at, value := range sealed {
-		name, _, err := v.openAttr(n, value)
-		if err == nil {
-			var a attrName
-			if a, err = v.attrName(n, name); err == nil && a.backing != at {
-				err = fmt.Errorf("extended attribute is another one's: %w", ErrDamaged)
-			}
+		space, hidden, _ := strings.Cut(at, "."+sealedPrefix)
+		name, err := v.cipher.OpenXattrName(owner, hidden, value)
+		if err == nil && !strings.HasPrefix(name, space+".") {
+			err = fmt.Errorf("extended attribute of another namespace: %w", ErrDamaged)
 		}
 		if err != nil {
 			v.complain("extended attribute does not open", "inode", n.ino, "name", at, "err", err)
@@ -226,33 +231,6 @@ func (v *Volume) addSealed(n *Node, names []string, sealed map[string][]byte) ([
 	}
 	slices.Sort(names)
 	return names, nil
-}
-
-// sealAttr seals an attribute of n: length of the name 2 | name | value.
-func (v *Volume) sealAttr(n *Node, name string, value []byte) ([]byte, error) {
-	owner, err := v.owner(n)
-	if err != nil {
-		return nil, err
-	}
-	plain := binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(name)+len(value)), uint16(len(name)))
-	plain = append(append(plain, name...), value...)
-	return v.cipher.SealBlob(cipher.BlobXattr, owner, plain)
-}
-
-func (v *Volume) openAttr(n *Node, sealed []byte) (name string, value []byte, err error) {
-	owner, err := v.owner(n)
-	if err != nil {
-		return "", nil, err
-	}
-	plain, err := v.cipher.OpenBlob(cipher.BlobXattr, owner, sealed)
-	if err != nil {
-		return "", nil, err
-	}
-	if len(plain) < 2 || len(plain)-2 < int(binary.BigEndian.Uint16(plain)) {
-		return "", nil, fmt.Errorf("extended attribute is cut: %w", ErrDamaged)
-	}
-	length := int(binary.BigEndian.Uint16(plain))
-	return string(plain[2 : 2+length]), plain[2+length:], nil
 }
 
 // getAttr reads a whole attribute.

@@ -76,7 +76,7 @@ func startDaemon(con *console, r *request) error {
 		return err
 	}
 	defer reports.Close()
-	cmd, err := daemonProcess(toDaemon, fromDaemon)
+	cmd, err := daemonProcess(toDaemon, fromDaemon, r)
 	toDaemon.Close()
 	fromDaemon.Close()
 	if err != nil {
@@ -117,12 +117,13 @@ func stateError(err error) error {
 }
 
 // daemonProcess starts this program again, in a session of its own, with
-// nothing of this process but the two pipes and the environment.
-func daemonProcess(toDaemon, fromDaemon *os.File) (*exec.Cmd, error) {
+// nothing of this process but the two pipes and the environment. Its
+// arguments are there for ps(1) alone.
+func daemonProcess(toDaemon, fromDaemon *os.File, r *request) (*exec.Cmd, error) {
 	// Descriptors that this process was given, such as a script's lock, must
 	// not live as long as the mount.
 	unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
-	cmd := exec.Command("/proc/self/exe", daemonName)
+	cmd := exec.Command("/proc/self/exe", daemonName, "--", r.Source, r.Target)
 	cmd.Args[0] = "plyfs"
 	cmd.Dir = "/"
 	cmd.ExtraFiles = []*os.File{toDaemon, fromDaemon} // requestFD, statusFD

@@ -137,7 +137,7 @@ func checkTarget(source, target string) error {
 		return err
 	}
 	for _, m := range volumeMounts(mounts) {
-		if m.Source == source && !isDead(m.Target) {
+		if m.Source == source && !isDead(m) {
 			return &problem{err: fmt.Errorf("%s is mounted at %s already", source, m.Target), code: exitBusy,
 				hint: "a volume is mounted once; mount --bind makes a second place"}
 		}
@@ -158,19 +158,24 @@ func checkTarget(source, target string) error {
 
 // removeDead takes away mounts at target whose daemon is gone.
 func removeDead(target string) error {
-	for isDead(target) {
+	for {
 		mounts, err := readMounts()
 		if err != nil {
 			return err
 		}
-		if m, ok := mountedAt(mounts, target); !ok || m.Type != fsType {
-			return nil // some other filesystem's
+		m, ok := mountedAt(mounts, target)
+		if !ok || m.Type != fsType || !isDead(m) {
+			return nil
+		}
+		// The lock is free; the kernel must agree before the mount goes.
+		var st unix.Statfs_t
+		if !errors.Is(unix.Statfs(target, &st), unix.ENOTCONN) {
+			return nil
 		}
 		if err := unix.Unmount(target, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH); err != nil {
 			return &problem{err: fmt.Errorf("%s: the mount there lost its daemon, and does not unmount: %w", target, err), code: exitBusy}
 		}
 	}
-	return nil
 }
 
 // checkSource refuses what is no directory.

@@ -7,6 +7,9 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/plyfs/plyfs/fs/backing"
+	"github.com/plyfs/plyfs/fs/volume"
 )
 
 // fsType is the type of a mounted volume.
@@ -90,27 +93,69 @@ func volumeMounts(mounts []mountEntry) []mountEntry {
 	return found
 }
 
-// isDead reports whether the mount at target has lost its daemon.
-func isDead(target string) bool {
-	var st unix.Statfs_t
-	return errors.Is(unix.Statfs(target, &st), unix.ENOTCONN)
+// mountState is what is known of a mount without asking it: a daemon that
+// hangs would hang whoever asks, for good.
+type mountState string
+
+const (
+	stateServing mountState = "serving"
+	stateDead    mountState = "dead"    // its daemon is gone
+	stateUnknown mountState = "unknown" // its ciphertext cannot be seen from here
+)
+
+// stateOf looks at the lock on the ciphertext directory, which a daemon holds
+// as long as it lives.
+func stateOf(m mountEntry) mountState {
+	root, err := backing.OpenDir(m.Source)
+	if err != nil {
+		return stateUnknown
+	}
+	defer root.Close()
+	lock, err := volume.Lock(root, 0)
+	switch {
+	case err == nil:
+		lock.Close()
+		return stateDead
+	case errors.Is(err, volume.ErrBusy):
+		return stateServing
+	}
+	return stateUnknown
 }
 
-// resolveTarget returns the path of a mountpoint as the kernel will show it:
-// absolute, without symlinks. It does not touch a mount whose daemon is gone.
+// isDead reports whether a mount has lost its daemon.
+func isDead(m mountEntry) bool { return stateOf(m) == stateDead }
+
+// resolveTarget returns the path of a mountpoint as the kernel shows it:
+// absolute, without symlinks. It does not touch what is mounted there, which
+// may not answer.
 func resolveTarget(path string) (string, error) {
 	abs, err := filepath.Abs(path)
 	if err != nil {
 		return "", err
 	}
-	if full, err := filepath.EvalSymlinks(abs); err == nil {
-		return full, nil
-	} else if !errors.Is(err, unix.ENOTCONN) {
-		return "", err
-	}
-	dir, err := filepath.EvalSymlinks(filepath.Dir(abs))
+	mounts, err := readMounts()
 	if err != nil {
 		return "", err
 	}
-	return filepath.Join(dir, filepath.Base(abs)), nil
+	const maxLinks = 40 // as the kernel
+	for range maxLinks {
+		dir, err := filepath.EvalSymlinks(filepath.Dir(abs))
+		if err != nil {
+			return "", err
+		}
+		abs = filepath.Join(dir, filepath.Base(abs))
+		if _, ok := mountedAt(mounts, abs); ok {
+			return abs, nil
+		}
+		to, err := os.Readlink(abs)
+		if err != nil { // no symlink
+			_, err = os.Lstat(abs)
+			return abs, err
+		}
+		if !filepath.IsAbs(to) {
+			to = filepath.Join(dir, to)
+		}
+		abs = to
+	}
+	return "", &os.PathError{Op: "resolve", Path: path, Err: unix.ELOOP}
 }

@@ -15,7 +15,7 @@ import (
 type mountStatus struct {
 	MountPoint string      `json:"mountpoint"`
 	CipherDir  string      `json:"cipherdir"`
-	State      string      `json:"state"`             // serving, or dead: its daemon is gone and the volume unclean
+	State      mountState  `json:"state"`             // serving, dead (its daemon is gone, the volume unclean), or unknown
 	PID        int         `json:"pid,omitempty"`     // of the daemon, where known
 	Since      *time.Time  `json:"since,omitempty"`   // where known
 	Options    string      `json:"options"`           // as in /proc/mounts
@@ -27,11 +27,6 @@ type mountStatus struct {
 	Log        string      `json:"log,omitempty"`
 	Notes      []string    `json:"notes"`
 }
-
-const (
-	stateServing = "serving"
-	stateDead    = "dead"
-)
 
 func statusCommand(con *console) *cli.Command {
 	return &cli.Command{
@@ -92,16 +87,18 @@ func status(con *console, target string, asJSON bool) error {
 	}
 	if err == nil && s.State == stateDead {
 		return &problem{err: fmt.Errorf("%s has lost its daemon", resolved), code: exitFailure,
-			hint: "mount it again with 'plyfs mount'; what fsync acknowledged is there"}
+			hint: "mount it again with 'plyfs mount', which takes the dead mount away"}
 	}
 	return err
 }
 
 func statusOf(con *console, m mountEntry) *mountStatus {
-	s := &mountStatus{MountPoint: m.Target, CipherDir: m.Source, State: stateServing, Options: m.Options, Notes: []string{}}
-	if isDead(m.Target) {
-		s.State = stateDead
+	s := &mountStatus{MountPoint: m.Target, CipherDir: m.Source, State: stateOf(m), Options: m.Options, Notes: []string{}}
+	switch s.State {
+	case stateDead:
 		s.Notes = append(s.Notes, "the daemon is gone, and the volume was not closed cleanly")
+	case stateUnknown:
+		s.Notes = append(s.Notes, "the ciphertext directory cannot be seen from here")
 	}
 	for o := range strings.SplitSeq(m.Options, ",") {
 		s.ReadOnly = s.ReadOnly || o == "ro"
@@ -145,7 +142,7 @@ func sharedProtection(stores []storeNote) string {
 }
 
 func (s *mountStatus) print(con *console) {
-	state := s.State
+	state := string(s.State)
 	if s.PID != 0 {
 		state += fmt.Sprintf(", process %d, since %s", s.PID, s.Since.Local().Format(time.DateTime))
 	}

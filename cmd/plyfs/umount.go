@@ -35,8 +35,12 @@ func umountCommand(con *console) *cli.Command {
 	}
 }
 
-// closeWait bounds how long umount waits for a daemon that cannot be seen.
-const closeWait = 60 * time.Second
+const (
+	// closeWait bounds how long umount waits for a daemon that cannot be seen.
+	closeWait = 60 * time.Second
+	// closeStep is how often it looks.
+	closeStep = 5 * time.Millisecond
+)
 
 // umount unmounts target and waits for its daemon's end.
 func umount(con *console, target string) error {
@@ -53,11 +57,12 @@ func umount(con *console, target string) error {
 		return errNotMounted(target, whereMounted(mounts, target))
 	}
 	run := readRunFile(stateDir(con), target)
-	dead := isDead(target)
+	dead := isDead(m)
 	if err := detach(target); err != nil {
 		return err
 	}
 	if dead {
+		os.Remove(runPath(stateDir(con), target))
 		con.warn("%s had lost its daemon; the volume was not closed cleanly", target)
 		return nil
 	}
@@ -112,7 +117,7 @@ func awaitClosed(con *console, source, target string, run *runFile) error {
 	}
 	defer root.Close()
 	for start, told := time.Now(), false; ; {
-		lock, err := volume.Lock(root, lockStep)
+		lock, err := volume.Lock(root, 0)
 		if err == nil {
 			lock.Close()
 			break
@@ -127,6 +132,7 @@ func awaitClosed(con *console, source, target string, run *runFile) error {
 			told = true
 			con.note("waiting until the volume is closed")
 		}
+		time.Sleep(closeStep)
 	}
 	if run == nil {
 		return nil // nothing is known of its end

@@ -201,6 +201,27 @@ func TestConcurrentFill(t *testing.T) {
 	}
 }
 
+// A change that makes groups keeps none pinned once others may drop them.
+func TestCommitUnpinsUnderChain(t *testing.T) {
+	d := newDisk(t, cipher.SuiteSingle, 4096)
+	f := d.create("f")
+	off := int64(f.layout.FirstBlock(9)) * 4096
+	write(t, f, []byte("end"), off)
+	ch := f.newChange(f.Size(), f.Size())
+	defer f.releaseChange(ch)
+	if err := f.sealRange(ch, pattern(1, 4096), 300*4096); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.commit(ch); err != nil {
+		t.Fatal(err)
+	}
+	for n, g := range f.groups {
+		if g.pins != 0 {
+			t.Errorf("group %d is pinned", n)
+		}
+	}
+}
+
 func TestClosed(t *testing.T) {
 	d := newDisk(t, cipher.SuiteDouble, 4096)
 	f := d.create("f")

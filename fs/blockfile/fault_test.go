@@ -154,6 +154,17 @@ func faultOnce(t *testing.T, run func(*File) error, change func(*model), fail in
 		before.write(pattern(8, 4096), 4096*30)
 		after.write(pattern(8, 4096), 4096*30)
 	}
+	if forGood && fail%2 == 0 {
+		// What was left beyond the end does not come into the file.
+		end := f.Size()
+		if err := f.Truncate(end + 1<<20); err != nil {
+			if !errors.Is(err, cipher.ErrAuth) {
+				t.Errorf("%s: grow: %v", name, err)
+			}
+		} else if n, err := f.ReadAt(make([]byte, 2<<20), (end+4095)/4096*4096); err != nil {
+			t.Errorf("%s: what the file grew by reads %d, %v", name, n, err)
+		}
+	}
 	// The same again, with a disk that works.
 	if err := run(f); err != nil && !errors.Is(err, cipher.ErrAuth) {
 		t.Errorf("%s: again: %v", name, err)
@@ -168,6 +179,30 @@ func faultOnce(t *testing.T, run func(*File) error, change func(*model), fail in
 	f.Close()
 	d.checkChain("f")
 	return true
+}
+
+// Blocks and space are given up only after it is durable that they are.
+func TestFlushBeforeRelease(t *testing.T) {
+	for name, run := range map[string]func(f *File) error{
+		"truncate":  func(f *File) error { return f.Truncate(5000) },
+		"punch":     func(f *File) error { return f.PunchHole(0, 100_000) },
+		"zeroRange": func(f *File) error { return f.ZeroRange(0, 100_000, true) },
+	} {
+		d, f, _ := faultFile(t)
+		var ops []string
+		d.hook = func(op string, off, n int64) (int64, error) {
+			if len(ops) == 0 || ops[len(ops)-1] != op {
+				ops = append(ops, op)
+			}
+			return 0, nil
+		}
+		if err := run(f); err != nil {
+			t.Fatal(err)
+		}
+		if n := len(ops); n < 3 || ops[n-3] != "write" || ops[n-2] != "datasync" {
+			t.Errorf("%s: %v", name, ops)
+		}
+	}
 }
 
 // errKilled stands for a process that is no more.

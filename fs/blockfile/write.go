@@ -188,8 +188,8 @@ func (f *File) sealRange(ch *change, p []byte, off int64) error {
 }
 
 // merge returns block index as it is after p was written at off, at its length
-// after ch, or nil where p covers the block whole. It reads the block only if
-// bytes of it remain, so one that does not open can be overwritten.
+// after ch, or nil where p covers the block whole: then it is not read, so one
+// that does not open can be overwritten.
 func (f *File) merge(ch *change, index uint64, p []byte, off int64) (*[]byte, error) {
 	start := int64(index) * f.bs
 	have, want := f.blockLength(index, ch.oldSize), f.blockLength(index, ch.size)
@@ -198,7 +198,7 @@ func (f *File) merge(ch *change, index uint64, p []byte, off int64) (*[]byte, er
 		return nil, nil
 	}
 	b := f.cache.buffer(int(f.bs))
-	if have > 0 && (lo > 0 || hi < have) {
+	if have > 0 {
 		if _, err := f.readBlocks((*b)[:have], index, 1); err != nil {
 			f.cache.recycle(b)
 			return nil, err

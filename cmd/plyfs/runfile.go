@@ -95,17 +95,20 @@ func (r *runFile) alive() bool {
 	return err == nil && start == r.Start
 }
 
-// startOf returns when a process started, in the kernel's ticks since boot.
+// startOf returns when a process started, in the kernel's ticks since boot. It
+// fails for one that has ended, also if nobody has waited for it yet.
 func startOf(pid int) (string, error) {
 	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {
 		return "", err
 	}
 	// The name in field 2 may hold anything; what follows it does not.
-	rest := string(b[strings.LastIndexByte(string(b), ')')+1:])
-	f := strings.Fields(rest)
+	f := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
 	if len(f) < 20 {
 		return "", fmt.Errorf("process %d: unexpected stat", pid)
+	}
+	if state := f[0]; state == "Z" || state == "X" {
+		return "", fmt.Errorf("process %d has ended", pid)
 	}
 	return f[19], nil
 }

@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"strconv"
 	"strings"
+	"syscall"
 
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"github.com/plyfs/plyfs/cipher"
@@ -108,7 +111,14 @@ func (c *console) askPassphrase(layer cipher.Layer, isNew bool) ([]byte, error) 
 	return p, nil
 }
 
+// ask asks one question with the echo off before it shows, so that nothing
+// typed early is seen, and on again whatever happens.
 func ask(tty *os.File, prompt string) ([]byte, error) {
+	restore, err := echoOff(int(tty.Fd()))
+	if err != nil {
+		return nil, err
+	}
+	defer restore()
 	fmt.Fprint(tty, prompt)
 	b, err := term.ReadPassword(int(tty.Fd()))
 	fmt.Fprintln(tty)
@@ -121,4 +131,34 @@ func ask(tty *os.File, prompt string) ([]byte, error) {
 		return nil, &problem{err: err, code: exitUsage}
 	}
 	return p, nil
+}
+
+// echoOff turns a terminal's echo off until restore is called, or a signal
+// ends the process.
+func echoOff(fd int) (restore func(), err error) {
+	before, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+	if err != nil {
+		return nil, err
+	}
+	quiet := *before
+	quiet.Lflag &^= unix.ECHO
+	if err := unix.IoctlSetTermios(fd, unix.TCSETS, &quiet); err != nil {
+		return nil, err
+	}
+	signals, done := make(chan os.Signal, 1), make(chan struct{})
+	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	go func() {
+		select {
+		case s := <-signals:
+			unix.IoctlSetTermios(fd, unix.TCSETS, before)
+			signal.Reset(s)
+			unix.Kill(os.Getpid(), s.(syscall.Signal))
+		case <-done:
+		}
+	}()
+	return func() {
+		signal.Stop(signals)
+		close(done)
+		unix.IoctlSetTermios(fd, unix.TCSETS, before)
+	}, nil
 }

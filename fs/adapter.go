@@ -51,6 +51,7 @@ func newAdapter(v *volume.Volume, log *slog.Logger) *adapter {
 
 func (a *adapter) String() string           { return "plyfs" }
 func (a *adapter) Init(server *fuse.Server) { a.server = server }
+func (a *adapter) close() error             { return a.v.Close() }
 
 // handles maps file handles, which the kernel keeps for us, to what they
 // stand for.

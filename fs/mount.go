@@ -67,8 +67,12 @@ func Mount(mountpoint string, v *volume.Volume, o Options) (*Server, error) {
 	if v.ReadOnly() && !o.ReadOnly {
 		return nil, errors.New("a volume opened read-only cannot be mounted read-write")
 	}
-	a := newAdapter(v, logger)
-	server, err := fuse.NewServer(a, mountpoint, o.fuse(logger))
+	return mount(mountpoint, newAdapter(v, logger), o, logger)
+}
+
+// mount is Mount of what answers for v.
+func mount(mountpoint string, raw rawVolume, o Options, logger *slog.Logger) (*Server, error) {
+	server, err := fuse.NewServer(raw, mountpoint, o.fuse(logger))
 	if err != nil {
 		return nil, fmt.Errorf("mount %s: %w", mountpoint, err)
 	}
@@ -87,10 +91,16 @@ func Mount(mountpoint string, v *volume.Volume, o Options) (*Server, error) {
 	}
 	go func() {
 		<-s.served
-		s.err = v.Close()
+		s.err = raw.close()
 		close(s.closed)
 	}()
 	return s, nil
+}
+
+// rawVolume answers the requests of a mount until it is closed.
+type rawVolume interface {
+	fuse.RawFileSystem
+	close() error
 }
 
 // Wait returns when the mount has ended, by Unmount, umount(8) or any other

@@ -111,6 +111,7 @@ func (v *Volume) SetAttr(id NodeID, c Change) (Stat, error) {
 // change applies c in the order in which one attribute bears on another:
 // chown clears set-ID bits, truncate moves times.
 func (v *Volume) change(n *Node, c Change) error {
+	defer n.read.Store(false)
 	if c.Mask&ChangeSize != 0 {
 		if err := v.resize(n, c); err != nil {
 			return err
@@ -176,6 +177,7 @@ func (v *Volume) resize(n *Node, c Change) error {
 		return err
 	}
 	defer v.leave(n)
+	defer n.read.Store(false)
 	if err := v.dropPrivileges(n, file.Backing(), c.DropSetIDs); err != nil {
 		return err
 	}

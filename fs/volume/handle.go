@@ -97,7 +97,26 @@ func (h *Handle) ReadAt(p []byte, off int64) (int, error) {
 	if off < 0 {
 		return 0, unix.EINVAL
 	}
-	return h.file.ReadAt(p, off)
+	n, err := h.file.ReadAt(p, off)
+	if n > 0 {
+		h.n.accessed(h.file.Backing())
+	}
+	return n, err
+}
+
+// accessor is a backing file whose reads leave atime as it is, but for
+// Accessed, which moves it as the rules of the backing's mount want.
+type accessor interface{ Accessed() error }
+
+// accessed moves atime for a read that somebody asked for. By the rule that
+// mounts have by default, only the first read after a change does.
+func (n *Node) accessed(f backing.File) {
+	if n.read.Load() || n.read.Swap(true) {
+		return
+	}
+	if a, ok := f.(accessor); ok {
+		_ = a.Accessed() // no reason to fail the read
+	}
 }
 
 // WriteAt writes p at off. dropSetIDs is as in Change.
@@ -146,6 +165,7 @@ func (h *Handle) writable(dropSetIDs bool) error {
 	if err := h.v.writable(); err != nil {
 		return err
 	}
+	h.n.read.Store(false)
 	return h.v.dropPrivileges(h.n, h.file.Backing(), dropSetIDs)
 }
 

@@ -92,6 +92,9 @@ type world struct {
 	// beforeDone, if not nil, is called between the sync of a checkpoint and
 	// its report.
 	beforeDone func(cipher.FileID)
+	// beforeCopy, if not nil, is called between a checkpoint's look at what is
+	// to be done and its doing it.
+	beforeCopy func(cipher.FileID)
 }
 
 // homeFile is a file at home, in the layout of the product but without crypto:
@@ -418,6 +421,9 @@ func (w *world) checkpoint(id cipher.FileID, through LSN) error {
 	d, err := h.jf.Dirty(through)
 	if err != nil || d.Empty() {
 		return err
+	}
+	if w.beforeCopy != nil {
+		w.beforeCopy(id)
 	}
 	done := Done{Cut: d.Cut}
 	if d.VoidFrom != NoCut {

@@ -228,3 +228,41 @@ func TestReadErrorIsNotTheEnd(t *testing.T) {
 		}
 	}
 }
+
+// The last batch was lost in a crash, and life went on without it. Who kept a
+// copy puts it back.
+func TestLostBatchPutBack(t *testing.T) {
+	fs, stamps := committed(t, 5)
+	var copied []byte
+	last := int64(firstBatch + 4*8192)
+	for off := last; off < last+8192; off += 4096 {
+		patch(t, fs.Root(), segName(0), off, func(b []byte) { copied = append(copied, b...); clear(b) })
+	}
+	w := mustMount(t, fs.Root(), 1, nil)
+	wantBlock(t, w, 0, 4, 0)
+	w.abandon()
+	for i := range int64(2) {
+		patch(t, fs.Root(), segName(0), last+i*4096, func(b []byte) { copy(b, copied[i*4096:]) })
+	}
+	w = mustMount(t, fs.Root(), 1, nil)
+	wantBlock(t, w, 0, 3, stamps[3])
+	wantBlock(t, w, 0, 4, 0)
+}
+
+// A batch that is authentic and in its place, but continues something else.
+func TestBrokenChain(t *testing.T) {
+	fs, _ := committed(t, 5)
+	patch(t, fs.Root(), segName(0), firstBatch+4*8192, func(b []byte) {
+		h, _, ok := parseBatchHeader(b, 8192)
+		if !ok {
+			t.Fatal("no batch there")
+		}
+		h.prev[0] ^= 1
+		h.encode(b)
+		in, err := recordBounds(append(b[batchHead:], make([]byte, 8192)...))
+		must(t, err)
+		sealBatch(b, []recPlace{{batchHead, in}}, testAuth("key"))
+	})
+	w := mustMount(t, fs.Root(), 1, nil)
+	wantBlock(t, w, 0, 4, 0)
+}

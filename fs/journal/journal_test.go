@@ -260,6 +260,8 @@ func TestPinHoldsSegments(t *testing.T) {
 // What overrules the records of a freed segment is durable before it is freed.
 func TestTrimCommitsFirst(t *testing.T) {
 	fs, w := newWorld(t, 1)
+	mustWrite(t, w, 0, 5)
+	must(t, w.j.Drain()) // the size is home, what follows only overwrites
 	lsn, a := mustWrite(t, w, 0, 5)
 	must(t, w.j.Commit(lsn))
 	for len(w.j.live) < 3 {

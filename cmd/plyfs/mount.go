@@ -137,7 +137,7 @@ func checkTarget(source, target string) error {
 		return err
 	}
 	for _, m := range volumeMounts(mounts) {
-		if m.Source == source && !isDead(m) {
+		if sameDir(m.Source, source) && !isDead(m) {
 			return &problem{err: fmt.Errorf("%s is mounted at %s already", source, m.Target), code: exitBusy,
 				hint: "a volume is mounted once; mount --bind makes a second place"}
 		}

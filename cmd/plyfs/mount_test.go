@@ -529,6 +529,9 @@ func TestMountNames(t *testing.T) {
 	}
 	b.write("f", "x")
 	b.run(exitBusy, "mount", source, link)
+	second := filepath.Join(b.dir, "second")
+	os.Mkdir(second, 0o755)
+	b.run(exitBusy, "mount", b.cipher, second) // by its other name, and at once
 	b.run(exitOK, "umount", link)
 
 	// Relative names, too.

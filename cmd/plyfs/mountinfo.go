@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -44,12 +45,23 @@ func parseMounts(text string) []mountEntry {
 		mounts = append(mounts, mountEntry{
 			Device:  f[2],
 			Target:  unescape(f[4]),
-			Options: f[5] + "," + g[2],
+			Options: joinOptions(f[5], g[2]),
 			Type:    unescape(g[0]),
 			Source:  unescape(g[1]),
 		})
 	}
 	return mounts
+}
+
+// joinOptions puts a mount's and its filesystem's options together, each once.
+func joinOptions(mount, super string) string {
+	all := strings.Split(mount, ",")
+	for o := range strings.SplitSeq(super, ",") {
+		if !slices.Contains(all, o) {
+			all = append(all, o)
+		}
+	}
+	return strings.Join(all, ",")
 }
 
 // unescape undoes the kernel's \ooo for blanks and backslashes.

@@ -18,7 +18,7 @@ not a line
 	if len(got) != 4 {
 		t.Fatalf("%d mounts, want 4: %+v", len(got), got)
 	}
-	want := mountEntry{Device: "0:50", Target: "/var/lib/my sql", Options: "rw,nosuid,nodev,relatime,rw,user_id=0", Type: "fuse.plyfs", Source: `/srv/a\b`}
+	want := mountEntry{Device: "0:50", Target: "/var/lib/my sql", Options: "rw,nosuid,nodev,relatime,user_id=0", Type: "fuse.plyfs", Source: `/srv/a\b`}
 	if got[1] != want {
 		t.Errorf("got  %+v\nwant %+v", got[1], want)
 	}

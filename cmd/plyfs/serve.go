@@ -278,6 +278,8 @@ func (m *mounting) mount(ctx context.Context) error {
 
 func mountHint(err error) string {
 	switch {
+	case os.Geteuid() != 0:
+		return "users mount through fusermount3: is it installed, and may this user open /dev/fuse?"
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
 		return "is the kernel's fuse module there? try: modprobe fuse; a container needs the device /dev/fuse"
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):

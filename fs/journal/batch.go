@@ -65,6 +65,9 @@ func parseBatchHeader(b []byte, limit int64) (h batchHeader, version uint16, ok 
 	copy(h.journal[:], b[40:])
 	copy(h.run[:], b[56:])
 	copy(h.prev[:], b[88:])
+	if !zero(b[6:8]) || !zero(b[20:24]) || !zero(b[84:88]) || !zero(b[120:batchTagOff]) {
+		return h, version, false
+	}
 	if length > limit || length%pageSize != 0 || payload+batchHead > length || h.records == 0 ||
 		payload < int64(h.records)*recHeadLen || h.first == 0 || h.mark > h.first {
 		return h, version, false
@@ -173,6 +176,9 @@ func parseSegHeader(b []byte, journal ID, a Authenticator) (h segHeader, v segVe
 	}
 	if !a.Verify(b[segTagOff:segHead], segmentLabel, b[:segTagOff]) || h.seq == 0 || h.size < minSegment || h.size%pageSize != 0 {
 		return h, segBlank
+	}
+	if !zero(b[10:16]) || !zero(b[72:96]) || !zero(b[128:segTagOff]) {
+		return h, segNewer
 	}
 	return h, segGood
 }

@@ -271,6 +271,9 @@ func parseRecord(b []byte, in recInfo, l cipher.Layout) (*Record, LSN, error) {
 	at := recHeadLen
 	r.Trailers = make([]Trailer, trailers)
 	for i := range r.Trailers {
+		if be.Uint32(b[at+28:]) != 0 {
+			return nil, 0, ErrVersion
+		}
 		r.Trailers[i] = Trailer{be.Uint64(b[at:]), be.Uint64(b[at+8:]), be.Uint64(b[at+16:]), be.Uint32(b[at+24:])}
 		at += recTrailerLen
 	}

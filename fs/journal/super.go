@@ -166,7 +166,7 @@ func parseSuper(b []byte, a Authenticator) (superState, error) {
 		return st, ErrTampered
 	}
 	flags := be.Uint16(b[10:])
-	if flags&^superFlagClean != 0 {
+	if flags&^superFlagClean != 0 || !zero(b[12:16]) || !zero(b[88:96]) || !zero(b[144:superTagOff]) {
 		return st, ErrVersion
 	}
 	st.clean = flags&superFlagClean != 0
@@ -184,6 +184,16 @@ func parseSuper(b []byte, a Authenticator) (superState, error) {
 		return st, ErrTampered
 	}
 	return st, nil
+}
+
+// zero reports whether b is zero throughout.
+func zero(b []byte) bool {
+	for _, c := range b {
+		if c != 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // encode fills b, of superLen bytes.

@@ -39,16 +39,22 @@ func (a *adapter) opened(h *volume.Handle, flags uint32, out *fuse.OpenOut) {
 	}
 }
 
-func openOptions(flags, how uint32) volume.OpenOptions {
+func openOptions(in *fuse.InHeader, flags, how uint32) volume.OpenOptions {
 	return volume.OpenOptions{
-		Truncate:   flags&unix.O_TRUNC != 0,
-		DropSetIDs: how&fuse.OPEN_KILL_SUIDGID != 0,
-		Cached:     !isDirect(flags),
+		Truncate: flags&unix.O_TRUNC != 0,
+		By:       writer(in, how&fuse.OPEN_KILL_SUIDGID != 0),
+		Cached:   !isDirect(flags),
 	}
 }
 
+// writer says for whom a request changes content. The kernel names no groups
+// but the first.
+func writer(in *fuse.InHeader, dropSetIDs bool) volume.Writer {
+	return volume.Writer{DropSetIDs: dropSetIDs, GID: in.Gid}
+}
+
 func (a *adapter) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
-	h, err := a.v.Open(id(in.NodeId), openOptions(in.Flags, in.Mode))
+	h, err := a.v.Open(id(in.NodeId), openOptions(&in.InHeader, in.Flags, in.Mode))
 	if err != nil {
 		return status(err)
 	}
@@ -57,7 +63,7 @@ func (a *adapter) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fu
 }
 
 func (a *adapter) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
-	o := openOptions(in.Flags, in.OpenFlags)
+	o := openOptions(&in.InHeader, in.Flags, in.OpenFlags)
 	e, h, err := a.v.Create(id(in.NodeId), name, creator(&in.InHeader, in.Mode, in.Umask), o)
 	if errors.Is(err, unix.EEXIST) && in.Flags&unix.O_EXCL == 0 {
 		// The kernel believed the name to be free.
@@ -71,7 +77,7 @@ func (a *adapter) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out 
 }
 
 func (a *adapter) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) fuse.Status {
-	e, h, err := a.v.Tmpfile(id(in.NodeId), creator(&in.InHeader, in.Mode, in.Umask), openOptions(in.Flags, in.OpenFlags))
+	e, h, err := a.v.Tmpfile(id(in.NodeId), creator(&in.InHeader, in.Mode, in.Umask), openOptions(&in.InHeader, in.Flags, in.OpenFlags))
 	return a.created(e, h, in.Flags, out, err)
 }
 
@@ -109,7 +115,7 @@ func (a *adapter) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint3
 	if err != nil {
 		return 0, status(err)
 	}
-	n, err := f.WriteAt(data, int64(in.Offset), in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0)
+	n, err := f.WriteAt(data, int64(in.Offset), writer(&in.InHeader, in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0))
 	direct := f.direct && in.WriteFlags&fuse.WRITE_CACHE == 0
 	if n > 0 && direct && f.Mixed() {
 		a.outdate(f.Node(), int64(in.Offset), int64(n))
@@ -164,7 +170,7 @@ func (a *adapter) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status
 	if err != nil {
 		return status(err)
 	}
-	return status(f.Allocate(in.Mode, int64(in.Offset), int64(in.Length), in.Uid != 0))
+	return status(f.Allocate(in.Mode, int64(in.Offset), int64(in.Length), writer(&in.InHeader, in.Uid != 0)))
 }
 
 func (a *adapter) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {

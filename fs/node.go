@@ -39,9 +39,9 @@ func replyAttr(out *fuse.AttrOut, st *volume.Stat, err error) fuse.Status {
 func (a *adapter) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {
 	c := volume.Change{
 		Mode: in.Mode, UID: in.Uid, GID: in.Gid, Size: int64(in.Size),
-		Atime:      timespec(in.Atime, in.Atimensec, in.Valid&fuse.FATTR_ATIME_NOW != 0),
-		Mtime:      timespec(in.Mtime, in.Mtimensec, in.Valid&fuse.FATTR_MTIME_NOW != 0),
-		DropSetIDs: in.Valid&fuse.FATTR_KILL_SUIDGID != 0,
+		Atime: timespec(in.Atime, in.Atimensec, in.Valid&fuse.FATTR_ATIME_NOW != 0),
+		Mtime: timespec(in.Mtime, in.Mtimensec, in.Valid&fuse.FATTR_MTIME_NOW != 0),
+		By:    writer(&in.InHeader, in.Valid&fuse.FATTR_KILL_SUIDGID != 0),
 	}
 	for _, m := range []struct {
 		valid uint32

@@ -29,9 +29,16 @@ type Change struct {
 	Atime    unix.Timespec // UTIME_NOW is understood
 	Mtime    unix.Timespec
 
-	// DropSetIDs clears the set-ID bits with a change of size, for a caller
-	// without CAP_FSETID. File capabilities go in any case.
+	By Writer // of a change of size
+}
+
+// Writer says for whom content is changed. Who lacks CAP_FSETID loses a file's
+// set-user-ID bit by that, and its set-group-ID bit if the file is executable
+// for its group or the caller is not of that group. File capabilities go in
+// any case.
+type Writer struct {
 	DropSetIDs bool
+	GID        uint32
 }
 
 // GetAttr returns the attributes of a node.
@@ -178,7 +185,7 @@ func (v *Volume) resize(n *Node, c Change) error {
 	}
 	defer v.leave(n)
 	defer n.read.Store(false)
-	if err := v.dropPrivileges(n, file.Backing(), c.DropSetIDs); err != nil {
+	if err := v.dropPrivileges(n, file.Backing(), c.By); err != nil {
 		return err
 	}
 	if file.Size() == c.Size {
@@ -190,9 +197,8 @@ func (v *Volume) resize(n *Node, c Change) error {
 const capabilityAttr = "security.capability"
 
 // dropPrivileges takes from a file, before its content changes, what content
-// gives power: its capabilities and, if setIDs, the set-user-ID bit and the
-// set-group-ID bit of an executable.
-func (v *Volume) dropPrivileges(n *Node, t target, setIDs bool) error {
+// gives power.
+func (v *Volume) dropPrivileges(n *Node, t target, by Writer) error {
 	seen := n.changes.Load() + 1
 	if n.plain.Load() == seen {
 		return nil
@@ -202,9 +208,9 @@ func (v *Volume) dropPrivileges(n *Node, t target, setIDs bool) error {
 		return err
 	}
 	drop := uint32(0)
-	if setIDs {
+	if by.DropSetIDs {
 		drop = st.Mode & unix.S_ISUID
-		if st.Mode&unix.S_IXGRP != 0 {
+		if st.Mode&unix.S_IXGRP != 0 || st.Gid != by.GID {
 			drop |= st.Mode & unix.S_ISGID
 		}
 	}

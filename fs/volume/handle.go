@@ -13,9 +13,9 @@ import (
 
 // OpenOptions say how a file is opened.
 type OpenOptions struct {
-	Truncate   bool // to size 0
-	DropSetIDs bool // with Truncate, as in Change
-	Cached     bool // the caller keeps what it reads, see Handle.Mixed
+	Truncate bool   // to size 0
+	By       Writer // of Truncate
+	Cached   bool   // the caller keeps what it reads, see Handle.Mixed
 }
 
 // Handle is an open regular file. It goes on after the file's last name is
@@ -51,7 +51,7 @@ func (v *Volume) Open(id NodeID, o OpenOptions) (*Handle, error) {
 	}
 	h := v.handle(n, file, o.Cached)
 	if o.Truncate {
-		if err := v.resize(n, Change{Mask: ChangeSize, DropSetIDs: o.DropSetIDs}); err != nil {
+		if err := v.resize(n, Change{Mask: ChangeSize, By: o.By}); err != nil {
 			h.Close()
 			return nil, err
 		}
@@ -119,9 +119,9 @@ func (n *Node) accessed(f backing.File) {
 	}
 }
 
-// WriteAt writes p at off. dropSetIDs is as in Change.
-func (h *Handle) WriteAt(p []byte, off int64, dropSetIDs bool) (int, error) {
-	if err := h.writable(dropSetIDs); err != nil {
+// WriteAt writes p at off.
+func (h *Handle) WriteAt(p []byte, off int64, by Writer) (int, error) {
+	if err := h.writable(by); err != nil {
 		return 0, err
 	}
 	if off < 0 {
@@ -140,7 +140,7 @@ const (
 // Allocate is fallocate(2) with mode bits unix.FALLOC_FL_*: 0, KEEP_SIZE,
 // PUNCH_HOLE|KEEP_SIZE and ZERO_RANGE with or without KEEP_SIZE; EOPNOTSUPP for
 // others.
-func (h *Handle) Allocate(mode uint32, off, length int64, dropSetIDs bool) error {
+func (h *Handle) Allocate(mode uint32, off, length int64, by Writer) error {
 	if off < 0 || length <= 0 {
 		return unix.EINVAL
 	}
@@ -155,18 +155,18 @@ func (h *Handle) Allocate(mode uint32, off, length int64, dropSetIDs bool) error
 	default:
 		return unix.EOPNOTSUPP
 	}
-	if err := h.writable(dropSetIDs); err != nil {
+	if err := h.writable(by); err != nil {
 		return err
 	}
 	return do()
 }
 
-func (h *Handle) writable(dropSetIDs bool) error {
+func (h *Handle) writable(by Writer) error {
 	if err := h.v.writable(); err != nil {
 		return err
 	}
 	h.n.read.Store(false)
-	return h.v.dropPrivileges(h.n, h.file.Backing(), dropSetIDs)
+	return h.v.dropPrivileges(h.n, h.file.Backing(), by)
 }
 
 // Seek is lseek(2) with unix.SEEK_DATA or unix.SEEK_HOLE.

@@ -234,7 +234,7 @@ func (f engineFile) Read(off int64, n int) ([]byte, error) {
 }
 
 func (f engineFile) Write(_ modeltest.Way, off int64, data []byte) error {
-	_, err := f.h.WriteAt(data, off, false)
+	_, err := f.h.WriteAt(data, off, Writer{})
 	return errno(err)
 }
 
@@ -244,7 +244,7 @@ func (f engineFile) Truncate(size int64) error {
 }
 
 func (f engineFile) Allocate(mode uint32, off, n int64) error {
-	return errno(f.h.Allocate(mode, off, n, false))
+	return errno(f.h.Allocate(mode, off, n, Writer{}))
 }
 
 func (f engineFile) Sync() error          { return errno(f.h.Sync(false)) }

@@ -43,8 +43,11 @@ func (v *Volume) attrName(n *Node, name string) (attrName, error) {
 		return attrName{plain: name, backing: name}, nil
 	}
 	space, ok := sealedSpace(name)
-	if !ok || len(name) == len(space) {
+	if !ok {
 		return attrName{}, unix.EOPNOTSUPP
+	}
+	if name == space {
+		return attrName{}, unix.EINVAL
 	}
 	owner, err := v.owner(n)
 	if err != nil {

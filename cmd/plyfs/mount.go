@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 
@@ -86,7 +87,9 @@ func mount(con *console, source, target string, o mountopt.Options, foreground b
 		return startDaemon(con, r)
 	}
 	r.Log.Stderr = r.Log.File == ""
-	return serve(context.Background(), r, host{note: func(s string) { con.note("%s", s) }, ready: func() {}})
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	defer stop()
+	return serve(ctx, r, host{note: func(s string) { con.note("%s", s) }, ready: func() {}})
 }
 
 // newRequest makes paths absolute and reads what the options say.

@@ -263,6 +263,9 @@ func parseRecord(b []byte, in recInfo, l cipher.Layout) (*Record, LSN, error) {
 	if b[5]&recFlagCut != 0 {
 		r.Cut = be.Uint64(b[64:])
 	}
+	if b[5]&recFlagSize == 0 && !zero(b[48:64]) || b[5]&recFlagCut == 0 && !zero(b[64:72]) {
+		return nil, 0, fmt.Errorf("a field without its flag: %w", errRecord)
+	}
 	trailers, extents := int64(be.Uint32(b[84:])), int64(be.Uint32(b[88:]))
 	entries := int64(in.meta) - recHeadLen - trailers*recTrailerLen - extents*recExtentLen
 	if entries < 0 || entries%cipher.EntrySize != 0 {

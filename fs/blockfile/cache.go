@@ -40,8 +40,9 @@ type group struct {
 	// mu guards the rest. It is held while the tag block is read or written
 	// home, so that home never sees an older copy after a newer one.
 	mu      sync.Mutex
-	present bool // tag and t are valid; else unknown or never written
-	mended  bool // no gap covers the group, see mendGap
+	present bool   // tag and t are valid; else unknown or never written
+	mended  bool   // no gap covers the group, see mendGap
+	home    uint64 // blocks that are present at home, where the journal has newer ones
 	t       cipher.Trailer
 	tag     [cipher.TagBlockSize]byte
 }

@@ -52,7 +52,7 @@ func (m *gapMemo) reset() {
 // loadGroup returns group n, pinned, or nil and the gap that it lies in. The
 // caller holds a lock on a block of the group.
 //
-// All reading of tag blocks goes through it, and that is where a journal's
+// All reading of tag blocks goes through it and fill, which is where a journal's
 // newer copies come in.
 func (f *File) loadGroup(n uint64) (*group, gap, error) {
 	g := f.cache.pin(f, n)
@@ -133,6 +133,9 @@ func (f *File) fill(g *group) error {
 	if g.present {
 		return nil
 	}
+	if f.j != nil {
+		return f.fillLive(g)
+	}
 	m, err := f.b.ReadAt(g.tag[:], f.layout.TagOffset(g.n))
 	if err != nil && err != io.EOF {
 		return err
@@ -182,19 +185,25 @@ func (f *File) next(n uint64) (*group, error) {
 }
 
 // hint returns the first group from at on that holds bytes, as far as the
-// backing filesystem knows. The last group does in any case.
+// backing filesystem and the journal know. The last group does in any case.
 func (f *File) hint(at uint64) uint64 {
 	if at >= f.last {
 		return at
 	}
+	found := f.last
 	off, err := f.b.SeekHole(f.layout.TagOffset(at), unix.SEEK_DATA)
 	switch {
-	case errors.Is(err, unix.ENXIO):
-		return f.last
-	case err != nil:
+	case err == nil:
+		found = min(max(at, f.groupAt(off)), f.last)
+	case !errors.Is(err, unix.ENXIO):
 		return at
 	}
-	return min(max(at, f.groupAt(off)), f.last)
+	if f.j != nil {
+		if n, ok := f.j.Next(at); ok {
+			found = min(found, n)
+		}
+	}
+	return found
 }
 
 // groupAt returns the group that a byte of the backing file belongs to.

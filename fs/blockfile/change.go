@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/plyfs/plyfs/cipher"
+	"github.com/plyfs/plyfs/fs/journal"
 )
 
 // change is all that one request does to a file's backing bytes. It is built
@@ -15,7 +16,8 @@ type change struct {
 	free    uint32   // what becomes of the space of holes, a fallocate mode
 	oldSize int64
 	size    int64 // of the file afterwards
-	trim    bool  // also drop what lies beyond size, though it is not new
+	room    *journal.Reservation
+	trim    bool // also drop what lies beyond size, though it is not new
 
 	// By commit.
 	oldLast uint64

@@ -234,16 +234,17 @@ func (ch *change) setGap(group, gap uint64) {
 	ch.gaps = append(ch.gaps, gapUpdate{group, gap})
 }
 
-// apply carries out a change, and is the only function that writes to the
-// backing file of an open File. After an error home holds the old state, save
-// for blocks that were being overwritten.
-//
-// Here the journal takes its place (see the package comment). Without it all
-// goes home at once: bodies, then tag blocks, rising, so that no gap leaves out
-// a group that is not there yet, then tag block 0 with the header.
+// apply carries out a change. With a journal it becomes a record there, all or
+// nothing. Without one it goes home at once: bodies, then tag blocks, rising, so
+// that no gap leaves out a group that is not there yet, then tag block 0 with
+// the header. After an error home then holds the old state, save for blocks that
+// were being overwritten.
 func (f *File) apply(ch *change) error {
 	if f.closed.Load() {
 		return unix.EBADF
+	}
+	if f.j != nil {
+		return f.record(ch)
 	}
 	err := f.growHome(ch)
 	if err == nil {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/plyfs/plyfs/cipher"
 	"github.com/plyfs/plyfs/fs/backing"
+	"github.com/plyfs/plyfs/fs/journal"
 	"golang.org/x/sys/unix"
 )
 
@@ -28,7 +29,10 @@ type Config struct {
 	// Cache bounds the tag blocks in memory. One belongs to all files of a
 	// volume; a file without one keeps a small cache of its own.
 	Cache *Cache
-	Log   *slog.Logger // nil discards
+	// Journal takes all changes, and holds what is not home yet. Without one
+	// they go home at once, and a power cut may leave blocks that do not open.
+	Journal *journal.Journal
+	Log     *slog.Logger // nil discards
 }
 
 // File is the content of one open regular file. There must be one File at a
@@ -46,19 +50,37 @@ type File struct {
 	ro      bool
 	unclean bool
 
+	journal  *journal.Journal // nil without
+	j        *journal.File    // the file's live records; nil without a journal
+	maxPart  int              // bytes of a write that is one change
+	maxHoles int              // groups that one change makes holes in
+
 	locks rangeLocks
 	size  atomic.Int64
 
 	static cipher.StaticHeader
-	header cipher.Header     // as at home; guarded by the mu of group 0
+	epochs []uint32          // in the header, it never changes
+	header cipher.Header     // as at home, or newer with a journal; guarded by the mu of group 0
 	groups map[uint64]*group // guarded by cache.mu
 
-	// Guarded by the lock on all blocks from the end on:
-	physical int64 // length of the backing file
+	// checkpoint is held, with a journal, while home is written.
+	checkpoint sync.Mutex
+	// physical is the length of the backing file. It is guarded by checkpoint,
+	// or without a journal by the lock on all blocks from the end on, like what
+	// follows.
+	physical int64
 	ahead    int64 // up to where backing space is allocated ahead
 	appended int64 // bytes that the file grew by, by writing
 
 	reserved atomic.Int64 // up to where the user had backing space allocated
+	zeroed   atomic.Bool  // holes are to keep their space
+	wrote    atomic.Int64 // when the content was last changed, Unix nanoseconds
+
+	// What the next Sync has to make durable at home, counted.
+	names, syncedNames atomic.Uint64
+	attrs, syncedAttrs atomic.Uint64
+	headerNew          atomic.Bool   // the header may not be durable
+	syncErrs           atomic.Uint64 // failed syncs of the backing file
 
 	// chain is held to change which groups there are, and shared to rely on it.
 	// It is taken before any group's mu.
@@ -81,7 +103,10 @@ func newFile(b backing.File, c Config) *File {
 		cache: c.Cache, ro: c.ReadOnly, unclean: c.Unclean,
 		log: limitedLog{log: c.Log}, groups: map[uint64]*group{},
 	}
-	f.torn.Store(c.Unclean)
+	f.torn.Store(c.Unclean && c.Journal == nil)
+	f.journal = c.Journal
+	f.limits()
+	f.names.Store(1)
 	return f
 }
 
@@ -95,23 +120,22 @@ func (f *File) Size() int64 { return f.size.Load() }
 // package's alone.
 func (f *File) Backing() backing.File { return f.b }
 
-// Sync makes the content durable, and unless dataOnly the attributes too.
-func (f *File) Sync(dataOnly bool) error {
-	if dataOnly {
-		return f.b.Datasync()
-	}
-	return f.b.Sync()
-}
-
 // Close waits for requests under way and ends the use of the file and of its
-// backing file. It does not sync.
+// backing file. It does not sync. Live records stay in the journal.
 func (f *File) Close() error {
 	if f.closed.Swap(true) {
 		return unix.EBADF
 	}
 	l := f.locks.acquire(0, lastBlock, true)
 	defer f.locks.release(l)
-	f.releaseAhead()
+	f.checkpoint.Lock()
+	defer f.checkpoint.Unlock()
+	if !f.Live() {
+		f.releaseAhead()
+	}
 	f.cache.drop(f, 0)
+	if f.j != nil {
+		f.j.Close()
+	}
 	return f.b.Close()
 }

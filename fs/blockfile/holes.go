@@ -4,6 +4,7 @@ import (
 	"math"
 
 	"github.com/plyfs/plyfs/cipher"
+	"github.com/plyfs/plyfs/fs/journal"
 	"golang.org/x/sys/unix"
 )
 
@@ -12,16 +13,13 @@ import (
 const holeGroups = 1024
 
 // PunchHole makes off to off+n-1 read as zeros and frees whole blocks of it.
-// The size stays.
+// The size stays. A long range takes several changes.
 func (f *File) PunchHole(off, n int64) error {
 	end, err := f.span(off, n)
 	if err != nil {
 		return err
 	}
-	l := f.locks.acquire(uint64(off/f.bs), uint64((end-1)/f.bs), true)
-	defer f.locks.release(l)
-	size := f.Size()
-	return f.zero(off, min(end, size), size, size, unix.FALLOC_FL_PUNCH_HOLE)
+	return f.zeroAll(off, end, true, unix.FALLOC_FL_PUNCH_HOLE)
 }
 
 // ZeroRange makes off to off+n-1 read as zeros and reserves its space. Unless
@@ -34,9 +32,35 @@ func (f *File) ZeroRange(off, n int64, keepSize bool) error {
 	if end > f.layout.MaxSize() {
 		return unix.EFBIG
 	}
+	if err := f.reserve(off, end); err != nil {
+		return err
+	}
+	f.zeroed.Store(true)
+	return f.zeroAll(off, end, keepSize, unix.FALLOC_FL_ZERO_RANGE)
+}
+
+// zeroAll zeroes in as many changes as it takes. The first one sees to the
+// edges and to the size.
+func (f *File) zeroAll(off, end int64, keepSize bool, free uint32) error {
+	groups := f.layout.Group(uint64((end-1)/f.bs)) - f.layout.Group(uint64(off/f.bs)) + 1
+	for at, edges := off, true; ; edges = false {
+		room, err := f.room(int(min(groups, uint64(f.maxHoles))), 3)
+		if err != nil {
+			return err
+		}
+		at, err = f.zeroSome(room, at, end, keepSize, edges, free)
+		room.Release()
+		if err != nil || at >= end {
+			return err
+		}
+	}
+}
+
+// zeroSome is one change of zeroAll, and returns where the next has to go on.
+func (f *File) zeroSome(room *journal.Reservation, off, end int64, keepSize, edges bool, free uint32) (int64, error) {
 	var l *rangeLock
 	var size, newSize int64
-	if keepSize {
+	if keepSize || !edges {
 		l = f.locks.acquire(uint64(off/f.bs), uint64((end-1)/f.bs), true)
 		size = f.Size()
 		newSize = size
@@ -45,10 +69,29 @@ func (f *File) ZeroRange(off, n int64, keepSize bool) error {
 		newSize = max(size, end)
 	}
 	defer f.locks.release(l)
-	if err := f.reserve(off, end); err != nil {
-		return err
+	if end = min(end, newSize); off >= end && size == newSize {
+		return math.MaxInt64, nil
 	}
-	return f.zero(off, min(end, newSize), size, newSize, unix.FALLOC_FL_ZERO_RANGE)
+	ch := f.newChange(size, newSize)
+	defer f.releaseChange(ch)
+	ch.room, ch.free = room, free
+	first, last := f.blockCount(off), uint64(end/f.bs)
+	if end == newSize {
+		last = f.blockCount(end)
+	}
+	if edges {
+		if err := f.zeroEdges(ch, off, end, first, last); err != nil {
+			return 0, err
+		}
+	}
+	next, err := f.takeHoles(ch, first, last)
+	if err != nil {
+		return 0, err
+	}
+	if err := f.commit(ch); err != nil || next >= last {
+		return math.MaxInt64, err
+	}
+	return int64(next) * f.bs, nil
 }
 
 // Allocate reserves the space of off to off+n-1, so that writing there does not
@@ -64,6 +107,11 @@ func (f *File) Allocate(off, n int64, keepSize bool) error {
 	if keepSize {
 		return f.reserve(off, end)
 	}
+	room, err := f.room(1, 3)
+	if err != nil {
+		return err
+	}
+	defer room.Release()
 	l, size := f.lockChange(off, end)
 	defer f.locks.release(l)
 	if err := f.reserve(off, end); err != nil || end <= size {
@@ -71,6 +119,7 @@ func (f *File) Allocate(off, n int64, keepSize bool) error {
 	}
 	ch := f.newChange(size, end)
 	defer f.releaseChange(ch)
+	ch.room = room
 	if err := f.complete(ch); err != nil {
 		return err
 	}
@@ -105,40 +154,6 @@ func (f *File) reserve(off, end int64) error {
 	for old := f.reserved.Load(); old < to && !f.reserved.CompareAndSwap(old, to); old = f.reserved.Load() {
 	}
 	return f.b.Allocate(unix.FALLOC_FL_KEEP_SIZE, from, to-from)
-}
-
-// zero makes holes of the blocks that lie whole in off to end-1, zeroes the
-// parts of others and brings the size from size to newSize. The caller holds
-// the lock for that.
-func (f *File) zero(off, end, size, newSize int64, free uint32) error {
-	if off >= end && size == newSize {
-		return nil
-	}
-	ch := f.newChange(size, newSize)
-	defer func() { f.releaseChange(ch) }()
-	ch.free = free
-	first, last := f.blockCount(off), uint64(end/f.bs)
-	if end == newSize {
-		last = f.blockCount(end)
-	}
-	if err := f.zeroEdges(ch, off, end, first, last); err != nil {
-		return err
-	}
-	for {
-		next, err := f.takeHoles(ch, first, last)
-		if err != nil {
-			return err
-		}
-		if err := f.commit(ch); err != nil {
-			return err
-		}
-		if first = next; first >= last {
-			return nil
-		}
-		f.releaseChange(ch)
-		ch = f.newChange(newSize, newSize)
-		ch.free = free
-	}
 }
 
 // zeroEdges adds to ch the blocks that are zeroed in part, and the old last one
@@ -177,7 +192,7 @@ func (f *File) takeHoles(ch *change, first, last uint64) (uint64, error) {
 		}
 		if g != nil {
 			f.cache.unpin(g)
-			end := min(last, f.layout.FirstBlock(n+holeGroups))
+			end := min(last, f.layout.FirstBlock(n+uint64(f.maxHoles)))
 			ch.holes = append(ch.holes, blocks{first, end - first})
 			return end, nil
 		}

@@ -8,7 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The steps by which apply, and later a checkpoint, brings a change home.
+// The steps by which apply brings a change home where there is no journal, and
+// the planning, which is the same with one.
 
 // growHome gives the backing file the length of the new size. What an earlier
 // change that failed left beyond the old end goes first, lest it come into the
@@ -208,7 +209,7 @@ func (f *File) prepare(g *group, created bool) error {
 		return f.fill(g)
 	}
 	clear(g.tag[:])
-	g.t, g.mended = cipher.Trailer{}, true
+	g.t, g.home, g.mended = cipher.Trailer{}, 0, true
 	if g.n > 0 {
 		return nil
 	}
@@ -239,16 +240,7 @@ func (f *File) writeGroup(ch *change, g *group, c groupChange) error {
 	if !c.dirty {
 		return nil
 	}
-	for _, e := range ch.extents {
-		slot, n, first := f.within(g.n, e.first, e.first+uint64(e.count()))
-		if n > 0 {
-			copy(g.tag[slot*cipher.EntrySize:(slot+n)*cipher.EntrySize], e.entries[(first-e.first)*cipher.EntrySize:])
-		}
-	}
-	for _, h := range f.cleared(ch) {
-		slot, n, _ := f.within(g.n, h.first, h.first+h.n)
-		clear(g.tag[slot*cipher.EntrySize : (slot+n)*cipher.EntrySize])
-	}
+	f.copyEntries(ch, g)
 	if c.after != c.before || c.created {
 		f.c.SealTrailer(g.tag[:], g.n, c.after)
 	}
@@ -266,6 +258,20 @@ func (f *File) writeGroup(ch *change, g *group, c groupChange) error {
 		f.header = ch.header
 	}
 	return nil
+}
+
+// copyEntries brings the entries of ch into the copy of a group.
+func (f *File) copyEntries(ch *change, g *group) {
+	for _, e := range ch.extents {
+		slot, n, first := f.within(g.n, e.first, e.first+uint64(e.count()))
+		if n > 0 {
+			copy(g.tag[slot*cipher.EntrySize:(slot+n)*cipher.EntrySize], e.entries[(first-e.first)*cipher.EntrySize:])
+		}
+	}
+	for _, h := range f.cleared(ch) {
+		slot, n, _ := f.within(g.n, h.first, h.first+h.n)
+		clear(g.tag[slot*cipher.EntrySize : (slot+n)*cipher.EntrySize])
+	}
 }
 
 // undo takes back, as far as the disk lets it, what a change that failed left:

@@ -17,10 +17,27 @@ func Create(b backing.File, c Config) (*File, error) {
 		return nil, unix.EROFS
 	}
 	f := newFile(b, c)
-	if err := f.initialise(); err != nil {
+	err := f.initialise()
+	if err == nil {
+		err = f.openJournal()
+	}
+	if err != nil {
 		return nil, err
 	}
 	return f, nil
+}
+
+// openJournal finds the file's live records. It appends none.
+func (f *File) openJournal() error {
+	if f.journal == nil {
+		return nil
+	}
+	st, err := f.b.Stat()
+	if err != nil {
+		return err
+	}
+	f.j = f.journal.File(f.ID(), st.Ino)
+	return nil
 }
 
 // Open opens the content that b holds. Ownership is as with Create. A backing
@@ -33,9 +50,21 @@ func Open(b backing.File, c Config) (*File, error) {
 		return nil, err
 	}
 	f.physical = st.Size
-	if err := f.openHeader(); err != nil {
+	f.headerNew.Store(c.Unclean)
+	if f.journal != nil {
+		err = f.openOverlaid()
+	} else {
+		err = f.openHeader()
+	}
+	if err != nil {
+		if f.j != nil {
+			f.j.Close()
+		}
 		f.log.error(describe(err), "physical", st.Size, "err", err)
 		return nil, err
+	}
+	if f.j != nil {
+		return f, nil
 	}
 	want := f.layout.PhysicalSize(f.Size())
 	if f.physical < want || f.physical > want && !f.unclean {
@@ -142,6 +171,7 @@ func (f *File) initialise() (err error) {
 		}
 	}
 	f.header = cipher.Header{}
+	f.headerNew.Store(true)
 	if f.ro {
 		f.physical = cipher.TagBlockSize // as far as one can tell who reads nothing
 		return nil

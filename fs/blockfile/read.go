@@ -140,8 +140,15 @@ func (f *File) entries(dst, present []byte, index uint64) error {
 }
 
 // readBodies reads the sealed bodies of blocks that are all present and of one
-// group, from index on. It is where a journal's newer bodies come in.
+// group, from index on.
 func (f *File) readBodies(p []byte, index uint64) error {
+	if f.j != nil {
+		return f.readLive(p, index)
+	}
+	return f.readHome(p, index)
+}
+
+func (f *File) readHome(p []byte, index uint64) error {
 	n, err := f.b.ReadAt(p, f.layout.BlockOffset(index))
 	if err == io.EOF || err == nil && n < len(p) {
 		return fmt.Errorf("backing file ends %d bytes short: %w", len(p)-n, ErrCorrupt)

@@ -12,13 +12,22 @@ func (f *File) Truncate(size int64) error {
 	case size > f.layout.MaxSize():
 		return unix.EFBIG
 	}
+	room, err := f.room(1, 3)
+	if err != nil {
+		return err
+	}
+	defer room.Release()
 	l, old := f.lockResize(size)
 	defer f.locks.release(l)
+	if size == old && f.j != nil {
+		return f.touch(room)
+	}
 	if size == old {
 		return f.cutHome(f.layout.PhysicalSize(size)) // for the times
 	}
 	ch := f.newChange(old, size)
 	defer f.releaseChange(ch)
+	ch.room = room
 	if size > old {
 		if err := f.complete(ch); err != nil {
 			return err

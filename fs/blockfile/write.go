@@ -4,11 +4,13 @@ import (
 	"errors"
 
 	"github.com/plyfs/plyfs/cipher"
+	"github.com/plyfs/plyfs/fs/journal"
 	"golang.org/x/sys/unix"
 )
 
-// maxRequest is the longest write that is one change. The kernel sends no
-// longer ones than 1 MiB; those of other callers are cut.
+// maxRequest is the longest write that is one change, and half of it that with a
+// journal. The kernel sends no longer ones than 1 MiB; those of other callers are
+// cut.
 const maxRequest = 2 << 20
 
 // WriteAt writes p at off, beyond the end too. It writes less than p only with
@@ -29,10 +31,10 @@ func (f *File) WriteAt(p []byte, off int64) (n int, err error) {
 	todo := p[:min(int64(len(p)), room)]
 	for len(todo) > 0 {
 		part := todo
-		if len(part) > maxRequest {
-			part = part[:maxRequest/2]
+		if len(part) > maxRequest || f.j != nil && len(part) > f.maxPart {
+			part = part[:f.maxPart]
 		}
-		m, err := f.write(part, off)
+		m, err := f.reserveAndWrite(part, off)
 		n, off, todo = n+m, off+int64(m), todo[m:]
 		if err != nil {
 			return n, err
@@ -67,13 +69,23 @@ func (f *File) changes(off, end, size int64) (lo, hi uint64) {
 	return lo, hi
 }
 
+func (f *File) reserveAndWrite(p []byte, off int64) (int, error) {
+	room, err := f.roomToWrite(len(p))
+	if err != nil {
+		return 0, err
+	}
+	defer room.Release()
+	return f.write(p, off, room)
+}
+
 // write is one request, one change.
-func (f *File) write(p []byte, off int64) (int, error) {
+func (f *File) write(p []byte, off int64, room *journal.Reservation) (int, error) {
 	end := off + int64(len(p))
 	l, size := f.lockChange(off, end)
 	defer f.locks.release(l)
 	ch := f.newChange(size, max(size, end))
 	defer f.releaseChange(ch)
+	ch.room = room
 	first := uint64(off / f.bs)
 	if size > 0 && uint64((size-1)/f.bs) < first {
 		if err := f.complete(ch); err != nil {

@@ -1,0 +1,230 @@
+package blockfile
+
+import (
+	"fmt"
+	"math/bits"
+	"slices"
+
+	"github.com/plyfs/plyfs/cipher"
+	"github.com/plyfs/plyfs/fs/journal"
+	"golang.org/x/sys/unix"
+)
+
+// Checkpoint is the way home of a file's records, under way: written and not
+// yet synced. Nothing else writes content, tag blocks, header or length of a
+// backing file of a volume with a journal.
+type Checkpoint struct {
+	f    *File
+	done journal.Done
+	errs uint64 // f.syncErrs before the first write
+}
+
+// HeaderNew reports whether the file's header may not be durable yet. It has to
+// be, by SyncHeader or another way that ends with HeaderSynced, before Checkpoint.
+func (f *File) HeaderNew() bool { return f.headerNew.Load() }
+
+// SyncHeader makes the header durable.
+func (f *File) SyncHeader() error { return f.syncHome() }
+
+// HeaderSynced tells that everything of the backing filesystem was synced, and
+// the header was written before.
+func (f *File) HeaderSynced() { f.headerNew.Store(false) }
+
+// Checkpoint copies home each group that has a record up to through, and the
+// size, and sets the modification time. It returns nil if there is nothing to
+// do, or the file is closed. The caller then syncs the backing file, by Sync or
+// otherwise, and calls End; until then other checkpoints of the file wait. An
+// error is that of a write and wraps journal.ErrHome, or the journal's.
+func (f *File) Checkpoint(through journal.LSN) (*Checkpoint, error) {
+	f.checkpoint.Lock()
+	c, err := f.beginCheckpoint(through)
+	if c == nil {
+		f.checkpoint.Unlock()
+	}
+	return c, err
+}
+
+func (f *File) beginCheckpoint(through journal.LSN) (*Checkpoint, error) {
+	if f.j == nil || f.ro || f.closed.Load() {
+		return nil, nil
+	}
+	d, err := f.j.Dirty(through)
+	if err != nil || d.Empty() {
+		return nil, err
+	}
+	c := &Checkpoint{f: f, errs: f.syncErrs.Load()}
+	if err := c.copy(&d); err != nil {
+		f.log.log.Warn("checkpoint of a file failed", "file", f.ID(), "err", err)
+		return nil, err
+	}
+	return c, nil
+}
+
+// Sync makes durable what was written.
+func (c *Checkpoint) Sync() error { return c.f.syncHome() }
+
+// End ends the checkpoint. With synced, if no sync of the file failed since it
+// began, the records that are home now are dropped.
+func (c *Checkpoint) End(synced bool) {
+	f := c.f
+	if synced && f.syncErrs.Load() == c.errs {
+		f.j.Checkpointed(c.done)
+	}
+	f.checkpoint.Unlock()
+}
+
+// copy writes home what d says, in an order of no importance: all it assigns is
+// live until it was synced.
+func (c *Checkpoint) copy(d *journal.Dirty) error {
+	f := c.f
+	if d.VoidFrom != journal.NoCut {
+		if err := f.cutFrom(d.VoidFrom); err != nil {
+			return home(err)
+		}
+		c.done.Cut = d.Cut
+	}
+	end := int64(0) // of what this wrote
+	for _, n := range d.Groups {
+		lsn, to, err := f.copyGroup(n, d)
+		if err != nil {
+			return err
+		}
+		if lsn != 0 {
+			c.done.Groups = append(c.done.Groups, journal.GroupDone{Group: n, LSN: lsn})
+			end = max(end, to)
+		}
+	}
+	f.physical = max(f.physical, end)
+	if d.Header != 0 {
+		if !slices.Contains(d.Groups, 0) {
+			if err := f.writeHeader(d); err != nil {
+				return home(err)
+			}
+		}
+		// Groups may have been copied that were added after d was made.
+		if want := max(f.layout.PhysicalSize(d.Size), end); want != f.physical {
+			if err := f.b.Truncate(want); err != nil {
+				return home(err)
+			}
+			f.physical = want
+		}
+		c.done.Header = d.Header
+	}
+	if d.Mtime != 0 {
+		t := unix.Timespec{Sec: d.MtimeSec, Nsec: int64(d.MtimeNsec)}
+		if err := f.b.Utimes(unix.Timespec{Nsec: unix.UTIME_OMIT}, t); err != nil {
+			return home(err)
+		}
+		c.done.Mtime = d.Mtime
+	}
+	return nil
+}
+
+// home wraps an error of writing home.
+func home(err error) error { return fmt.Errorf("%w: %w", journal.ErrHome, err) }
+
+// cutFrom cuts home to its first count blocks.
+func (f *File) cutFrom(count uint64) error {
+	to := f.layout.PhysicalSize(int64(count) * f.bs)
+	if f.physical <= to {
+		return nil
+	}
+	if err := f.b.Truncate(to); err != nil {
+		return err
+	}
+	f.physical = to
+	return nil
+}
+
+// copyGroup brings a group home in its newest state, with the header of d in
+// group 0. It returns the newest record that it copied, 0 if the journal has
+// nothing of the group any more, and the end of what it wrote.
+func (f *File) copyGroup(n uint64, d *journal.Dirty) (lsn journal.LSN, end int64, err error) {
+	f.chain.RLock() // no truncation drops the group from the cache meanwhile
+	defer f.chain.RUnlock()
+	g := f.cache.pin(f, n)
+	defer f.cache.unpin(g)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	pin := f.journal.Pin()
+	defer pin.Unpin()
+	c, err := f.j.Copy(n)
+	if err != nil || c == nil {
+		return 0, 0, err
+	}
+	if err := f.fill(g); err != nil {
+		return 0, 0, f.refuse(n, err)
+	}
+	end, err = f.copyBodies(c.Blocks)
+	if err != nil {
+		return 0, 0, err
+	}
+	t := cipher.Trailer{Present: c.Trailer.Present, Gap: c.Trailer.Gap, LSN: uint64(c.LSN)}
+	f.c.SealTrailer(g.tag[:], n, t)
+	if n == 0 && d.Header != 0 {
+		f.sealHeader(g.tag[cipher.SectorSize:2*cipher.SectorSize], d)
+	}
+	off := f.layout.TagOffset(n)
+	if _, err := f.b.WriteAt(g.tag[:], off); err != nil {
+		return 0, 0, home(err)
+	}
+	f.punch(n, g.home&^t.Present)
+	g.home = t.Present
+	return c.LSN, max(end, off+cipher.TagBlockSize), nil
+}
+
+func (f *File) sealHeader(sector []byte, d *journal.Dirty) {
+	f.c.SealHeader(sector, cipher.Header{Size: d.Size, Last: d.Last, LSN: uint64(d.Header), Epochs: f.epochs})
+}
+
+// writeHeader writes the sector of the header that changes.
+func (f *File) writeHeader(d *journal.Dirty) error {
+	g := f.cache.pin(f, 0)
+	defer f.cache.unpin(g)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	sector := g.tag[cipher.SectorSize : 2*cipher.SectorSize]
+	f.sealHeader(sector, d)
+	_, err := f.b.WriteAt(sector, cipher.SectorSize)
+	return err
+}
+
+// copyBodies copies blocks of one group home and returns where the last ends.
+func (f *File) copyBodies(blocks []journal.IndexedBlock) (end int64, err error) {
+	for i := 0; i < len(blocks); {
+		n := f.entryRun(blocks[i:])
+		size := (n-1)*int(f.bs) + blocks[i+n-1].Size
+		off := f.layout.BlockOffset(blocks[i].Index)
+		b := f.cache.buffer(size)
+		err := f.journal.ReadAt(*b, blocks[i].Body)
+		if err == nil {
+			if _, err = f.b.WriteAt(*b, off); err != nil {
+				err = home(err)
+			}
+		}
+		f.cache.recycle(b)
+		if err != nil {
+			return 0, err
+		}
+		end = max(end, off+int64(size))
+		i += n
+	}
+	return end, nil
+}
+
+// punch frees the space of slots of group n that were blocks and are holes now,
+// or has it zeroed where the file asked for that. It is for the disk's sake
+// alone, so a filesystem that cannot is no error.
+func (f *File) punch(n, slots uint64) {
+	mode := uint32(unix.FALLOC_FL_PUNCH_HOLE)
+	if f.zeroed.Load() {
+		mode = unix.FALLOC_FL_ZERO_RANGE
+	}
+	for slots != 0 {
+		from := bits.TrailingZeros64(slots)
+		count := bits.TrailingZeros64(^(slots >> from))
+		slots &^= slotMask(from, count)
+		first := f.layout.FirstBlock(n) + uint64(from-f.layout.Slot(f.layout.FirstBlock(n)))
+		_ = f.b.Allocate(mode|unix.FALLOC_FL_KEEP_SIZE, f.layout.BlockOffset(first), int64(count)*f.bs)
+	}
+}

@@ -1,0 +1,418 @@
+package blockfile
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/plyfs/plyfs/cipher"
+	"github.com/plyfs/plyfs/fs/journal"
+	"golang.org/x/sys/unix"
+)
+
+// What a file does differently with a journal: changes become records, and what
+// is read lies partly there.
+
+// room reserves journal space for a change of so many groups, beside those that
+// any change may touch (group 0, the last one and the one after), and of blocks.
+// The caller holds no lock: it may have to wait for a checkpoint.
+func (f *File) room(groups, blocks int) (*journal.Reservation, error) {
+	if f.j == nil {
+		return nil, nil
+	}
+	return f.journal.Reserve(f.space(groups, blocks))
+}
+
+func (f *File) space(groups, blocks int) int {
+	return journal.Space(groups+4, min(blocks, 3), blocks, blocks*int(f.bs))
+}
+
+// roomToWrite is room for a write of n bytes: its blocks, one more where it is
+// not aligned, and the old last block of a file that grows.
+func (f *File) roomToWrite(n int) (*journal.Reservation, error) {
+	return f.room(f.blocksOf(n))
+}
+
+func (f *File) blocksOf(n int) (groups, blocks int) {
+	blocks = n/int(f.bs) + 3
+	return blocks/cipher.EntriesPerGroup + 2, blocks
+}
+
+// limits sets how much one record may take.
+func (f *File) limits() {
+	f.maxPart, f.maxHoles = maxRequest/2, holeGroups
+	if f.journal == nil {
+		return
+	}
+	for f.maxPart > int(f.bs) && f.space(f.blocksOf(f.maxPart)) > f.journal.MaxSpace() {
+		f.maxPart /= 2
+	}
+	for f.maxHoles > 1 && f.space(f.maxHoles, 3) > f.journal.MaxSpace() {
+		f.maxHoles /= 2
+	}
+}
+
+// record is apply with a journal: the change becomes one record. Home gets
+// space for what is new, so that a lack of it is told here and not to the
+// checkpoint, and nothing else.
+func (f *File) record(ch *change) error {
+	for _, g := range ch.groups {
+		g.mu.Lock()
+	}
+	defer func() {
+		for _, g := range ch.groups {
+			g.mu.Unlock()
+		}
+	}()
+	if err := f.planGroups(ch); err != nil {
+		f.giveUp(ch)
+		return err
+	}
+	rec := f.recordOf(ch)
+	if rec == nil {
+		return nil
+	}
+	if err := f.allocateNew(ch); err != nil {
+		f.giveUp(ch)
+		return err
+	}
+	f.wrote.Store(time.Now().UnixNano())
+	if _, err := f.j.Append(ch.room, rec); err != nil {
+		f.giveUp(ch) // after a failure of the journal it decides
+		return err
+	}
+	for i, g := range ch.groups {
+		f.copyIn(ch, g, ch.after[i])
+	}
+	if ch.last != ch.oldLast {
+		f.last = ch.last
+	}
+	if ch.size != ch.oldSize {
+		f.size.Store(ch.size)
+	}
+	if ch.shrinks() {
+		f.ahead = 0
+		f.cache.drop(f, f.layout.LastGroup(ch.size)+1)
+	}
+	return nil
+}
+
+// giveUp has the locked groups read again: a change that was not made was
+// prepared in them, or a journal that failed may have made it.
+func (f *File) giveUp(ch *change) {
+	for _, g := range ch.groups {
+		g.present = false
+	}
+}
+
+// recordOf is the planned change as a record, nil if it changes nothing.
+func (f *File) recordOf(ch *change) *journal.Record {
+	now := time.Now()
+	rec := &journal.Record{
+		MtimeSec: now.Unix(), MtimeNsec: uint32(now.Nanosecond()),
+		Size: journal.NoSize, Cut: journal.NoCut,
+	}
+	if ch.headerChanges() {
+		rec.Size, rec.Last = ch.header.Size, ch.header.Last
+	}
+	if ch.size < ch.oldSize {
+		rec.Cut = f.blockCount(ch.size)
+	}
+	for i, g := range ch.groups {
+		c := ch.after[i]
+		if c.dirty || ch.shrinks() || g.n == 0 && rec.Size != journal.NoSize {
+			rec.Trailers = append(rec.Trailers, journal.Trailer{Group: g.n, Present: c.after.Present, Gap: c.after.Gap, Epoch: f.static.Epoch})
+		}
+	}
+	for _, e := range ch.extents {
+		rec.Extents = append(rec.Extents, journal.Extent{First: e.first, Entries: e.entries, Bodies: e.bodies})
+	}
+	slices.SortFunc(rec.Extents, func(a, b journal.Extent) int { return cmp.Compare(a.First, b.First) })
+	if len(rec.Trailers) == 0 && len(rec.Extents) == 0 && rec.Size == journal.NoSize {
+		return nil
+	}
+	return rec
+}
+
+// copyIn brings ch into the copy in memory of one group.
+func (f *File) copyIn(ch *change, g *group, c groupChange) {
+	f.copyEntries(ch, g)
+	g.t, g.present = c.after, true
+	if g.n == 0 {
+		f.header = ch.header
+	}
+}
+
+// allocateNew has home allocate space for blocks and tag blocks that it has
+// none for yet: at the end of a growing file some more, in rising steps.
+func (f *File) allocateNew(ch *change) error {
+	grows := ch.size > ch.oldSize
+	for _, e := range ch.extents {
+		end := f.layout.BlockOffset(e.first+uint64(e.count())-1) + int64(len(e.bodies)) - int64(e.count()-1)*f.bs
+		if grows && e.first+uint64(e.count()) == f.blockCount(ch.size) {
+			if err := f.allocateEnd(e, end); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := f.allocateHoles(ch, e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// allocateEnd allocates up to end, where the file now ends, and ahead of it.
+func (f *File) allocateEnd(e extent, end int64) error {
+	if end <= f.ahead || end <= f.reserved.Load() {
+		return nil
+	}
+	from := f.layout.BlockOffset(e.first)
+	if f.layout.Slot(e.first) == 0 {
+		from = f.layout.TagOffset(f.layout.Group(e.first))
+	}
+	if f.ahead > from {
+		from = f.ahead
+	}
+	to := end + min(end-cipher.TagBlockSize, aheadBy)
+	to = (to + 4095) &^ 4095
+	err := f.b.Allocate(unix.FALLOC_FL_KEEP_SIZE, from, to-from)
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.EFBIG) {
+		to = end
+		err = f.b.Allocate(unix.FALLOC_FL_KEEP_SIZE, from, to-from)
+	}
+	if err = allocated(err); err == nil {
+		f.ahead = to
+	}
+	return err
+}
+
+// allocateHoles allocates the blocks of e that are holes now.
+func (f *File) allocateHoles(ch *change, e extent) error {
+	for i, g := range ch.groups {
+		slot, n, first := f.within(g.n, e.first, e.first+uint64(e.count()))
+		if n == 0 || ch.after[i].before.Present&slotMask(slot, n) == slotMask(slot, n) {
+			continue
+		}
+		from, to := f.layout.BlockOffset(first), f.layout.BlockOffset(first)+int64(n)*f.bs
+		if to <= f.reserved.Load() {
+			continue
+		}
+		if ch.after[i].created {
+			if err := allocated(f.b.Allocate(unix.FALLOC_FL_KEEP_SIZE, f.layout.TagOffset(g.n), cipher.TagBlockSize)); err != nil {
+				return err
+			}
+		}
+		if err := allocated(f.b.Allocate(unix.FALLOC_FL_KEEP_SIZE, from, to-from)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// allocated is what to make of the answer to an allocation: a filesystem that
+// cannot tells of a lack of space later.
+func allocated(err error) error {
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
+		return nil
+	}
+	return err
+}
+
+// fillLive is fill of a group that may have live records, which overrule what
+// lies home.
+func (f *File) fillLive(g *group) error {
+	pin := f.journal.Pin()
+	defer pin.Unpin()
+	live := f.j.Peek(g.n)
+	void := f.j.Void(g.n)
+	if live == nil && void {
+		return cipher.ErrZero
+	}
+	home, err := f.readHomeTag(g, void)
+	if errors.Is(err, errRollback) {
+		return err
+	}
+	if live == nil {
+		if err != nil {
+			return err
+		}
+		g.t, g.home, g.present, g.mended = home, home.Present, true, true
+		return nil
+	}
+	g.home = 0
+	if err == nil {
+		g.home = home.Present
+	}
+	t := live.Trailer
+	g.t = cipher.Trailer{Epoch: t.Epoch, Present: t.Present, Gap: t.Gap, LSN: uint64(live.LSN)}
+	if g.n == 0 {
+		f.sealStatic(g.tag[:])
+	}
+	first := 0
+	if g.n == 0 {
+		first = cipher.HeaderSlots
+	}
+	for s := first; s < cipher.EntriesPerGroup; s++ {
+		if t.Present>>s&1 == 0 {
+			clear(g.tag[s*cipher.EntrySize : (s+1)*cipher.EntrySize])
+		}
+	}
+	for i := 0; i < len(live.Blocks); {
+		n := f.entryRun(live.Blocks[i:])
+		at := f.layout.Slot(live.Blocks[i].Index) * cipher.EntrySize
+		if err := f.journal.ReadAt(g.tag[at:at+n*cipher.EntrySize], live.Blocks[i].Entry); err != nil {
+			return err
+		}
+		i += n
+	}
+	g.present, g.mended = true, true
+	return nil
+}
+
+// entryRun counts how many of the blocks, from the first on, follow each other
+// in the file and in one record.
+func (f *File) entryRun(blocks []journal.IndexedBlock) int {
+	n := 1
+	for n < len(blocks) && blocks[n].Index == blocks[n-1].Index+1 && blocks[n].LSN == blocks[0].LSN {
+		n++
+	}
+	return n
+}
+
+// readHomeTag reads a tag block from home, zeros where there is none, and
+// verifies its trailer. Where that fails the entries, which no one vouches for,
+// are there all the same; after a failure to read they are zero.
+func (f *File) readHomeTag(g *group, void bool) (cipher.Trailer, error) {
+	if void {
+		clear(g.tag[:])
+		return cipher.Trailer{}, cipher.ErrZero
+	}
+	m, err := f.b.ReadAt(g.tag[:], f.layout.TagOffset(g.n))
+	clear(g.tag[m:])
+	if err != nil && err != io.EOF {
+		clear(g.tag[:])
+		f.log.error(describe(err), "file", f.ID(), "group", g.n, "err", err)
+		return cipher.Trailer{}, err
+	}
+	t, err := f.c.OpenTrailer(g.tag[:], g.n)
+	if err == nil && !f.journal.Knows(journal.LSN(t.LSN)) {
+		return t, fmt.Errorf("%w: group %d at home is of record %d", errRollback, g.n, t.LSN)
+	}
+	return t, err
+}
+
+// errRollback reports bytes at home that are newer than the journal.
+var errRollback = fmt.Errorf("journal is older than the file: %w", ErrCorrupt)
+
+// readLive is readBodies where some may lie in the journal.
+func (f *File) readLive(p []byte, index uint64) error {
+	pin := f.journal.Pin()
+	defer pin.Unpin()
+	for len(p) > 0 {
+		n := (len(p) + int(f.bs) - 1) / int(f.bs)
+		run, b, live := f.j.Run(index, n)
+		part := p[:min(run*int(f.bs), len(p))]
+		var err error
+		if live {
+			err = f.journal.ReadAt(part, b.Body)
+		} else {
+			err = f.readHome(part, index)
+		}
+		if err != nil {
+			return err
+		}
+		index += uint64(run)
+		p = p[len(part):]
+	}
+	return nil
+}
+
+// SetMtime records a modification time that was set at home, where live
+// records would bring back another one.
+func (f *File) SetMtime(t unix.Timespec) error {
+	if f.j == nil || f.ro || !f.j.Live() {
+		return nil
+	}
+	room, err := f.journal.Reserve(journal.Space(0, 0, 0, 0))
+	if err != nil {
+		return err
+	}
+	defer room.Release()
+	return f.appendMtime(room, t)
+}
+
+func (f *File) appendMtime(room *journal.Reservation, t unix.Timespec) error {
+	_, err := f.j.Append(room, &journal.Record{MtimeSec: t.Sec, MtimeNsec: uint32(t.Nsec), Size: journal.NoSize, Cut: journal.NoCut})
+	return err
+}
+
+// touch moves the modification time to now, as a change that changes nothing
+// does.
+func (f *File) touch(room *journal.Reservation) error {
+	now := time.Now()
+	f.wrote.Store(now.UnixNano())
+	return f.appendMtime(room, unix.NsecToTimespec(now.UnixNano()))
+}
+
+// Times returns the modification time where the journal knows it better than
+// home, and in any case when the content was last changed by this File: ctime
+// is not before that. A zero time is none.
+func (f *File) Times() (mtime, changed unix.Timespec) {
+	if f.j == nil {
+		return
+	}
+	if sec, nsec, ok := f.j.Mtime(); ok {
+		mtime = unix.Timespec{Sec: sec, Nsec: int64(nsec)}
+	}
+	if n := f.wrote.Load(); n != 0 {
+		changed = unix.NsecToTimespec(n)
+	}
+	return mtime, changed
+}
+
+// Live reports whether some of the content is in the journal alone.
+func (f *File) Live() bool { return f.j != nil && f.j.Live() }
+
+// Renamed has the next Sync make names durable, also one of data alone.
+func (f *File) Renamed() { f.names.Add(1) }
+
+// AttrsChanged has the next full Sync make attributes durable.
+func (f *File) AttrsChanged() { f.attrs.Add(1) }
+
+// Sync makes the content durable, and unless dataOnly the attributes too. Names
+// of a new or renamed file are made durable as well, as far as the backing
+// filesystem does that with a file.
+func (f *File) Sync(dataOnly bool) error {
+	if f.j == nil {
+		if dataOnly {
+			return f.b.Datasync()
+		}
+		return f.b.Sync()
+	}
+	if err := f.j.Commit(); err != nil || f.ro {
+		return err
+	}
+	names, attrs := f.names.Load(), f.attrs.Load()
+	if f.syncedNames.Load() == names && (dataOnly || f.syncedAttrs.Load() == attrs) {
+		return nil
+	}
+	return f.syncHome()
+}
+
+// syncHome syncs the backing file. A failure may be told to this call alone, so
+// the checkpoint is told too.
+func (f *File) syncHome() error {
+	names, attrs := f.names.Load(), f.attrs.Load()
+	if err := f.b.Sync(); err != nil {
+		f.syncErrs.Add(1)
+		return fmt.Errorf("%w: %w", journal.ErrHome, err)
+	}
+	f.syncedNames.Store(names)
+	f.syncedAttrs.Store(attrs)
+	f.headerNew.Store(false)
+	return nil
+}

@@ -1,0 +1,104 @@
+package blockfile
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/plyfs/plyfs/cipher"
+	"github.com/plyfs/plyfs/fs/journal"
+	"golang.org/x/sys/unix"
+)
+
+// openOverlaid is openHeader with a journal: what lies home is judged after
+// the journal was asked. Creation writes eight sectors and syncs none, so that a
+// crash may leave any of them. A file that was never synced and of which no
+// record says a size is empty, as long as nothing lies after tag block 0: the
+// header is durable before the first body.
+func (f *File) openOverlaid() error {
+	var tag [cipher.TagBlockSize]byte
+	if n, err := f.b.ReadAt(tag[:], 0); err != nil && err != io.EOF {
+		return err
+	} else if n < len(tag) && !f.unclean {
+		return fmt.Errorf("backing file of %d bytes has no header: %w", f.physical, ErrCorrupt)
+	}
+	var err error
+	var copied bool
+	f.static, f.c, copied, err = openStatic(tag[:], f.volume)
+	switch {
+	case errors.Is(err, cipher.ErrZero) && f.unclean && !f.holdsData():
+		f.log.log.Warn("file was never synced before an unclean stop, taken as empty", "physical", f.physical)
+		if err := f.initialise(); err != nil {
+			return err
+		}
+		return f.openJournal()
+	case errors.Is(err, cipher.ErrZero):
+		return fmt.Errorf("%w: %w", ErrCorrupt, err)
+	case err != nil:
+		return err
+	}
+	if err := f.openJournal(); err != nil {
+		return err
+	}
+	if err := f.openSize(tag[:]); err != nil {
+		return fmt.Errorf("file %s: %w", f.ID(), err)
+	}
+	if copied {
+		return f.restoreStatic()
+	}
+	return nil
+}
+
+// openSize finds out size and last group: a live record's, or else those in
+// the header, with which the length of the backing file must then agree.
+func (f *File) openSize(tag []byte) error {
+	header, err := f.c.OpenHeader(tag[cipher.SectorSize : 2*cipher.SectorSize])
+	if err == nil {
+		if !f.journal.Knows(journal.LSN(header.LSN)) {
+			return fmt.Errorf("%w: header at home is of record %d", errRollback, header.LSN)
+		}
+		f.epochs = header.Epochs
+	}
+	if size, last, _, ok := f.j.Size(); ok {
+		f.header = cipher.Header{Size: size, Last: last, Epochs: f.epochs}
+		f.size.Store(size)
+		f.last = last
+		return nil
+	}
+	noTrailer := [cipher.TrailerSize]byte(tag[len(tag)-cipher.TrailerSize:]) == [cipher.TrailerSize]byte{}
+	_, _, live := f.j.Trailer(0)
+	switch {
+	case f.unclean && !f.holdsData() && (errors.Is(err, cipher.ErrZero) || err == nil && header.Size == 0 && noTrailer && !live):
+		f.log.log.Warn("file was never synced before an unclean stop, taken as empty", "file", f.ID(), "physical", f.physical)
+		return f.initialise()
+	case errors.Is(err, cipher.ErrZero):
+		return fmt.Errorf("%w: %w", ErrCorrupt, err)
+	case err != nil:
+		return err
+	}
+	f.header = header
+	f.size.Store(header.Size)
+	f.last = header.Last
+	return f.openLength(f.layout.PhysicalSize(header.Size))
+}
+
+// openLength judges the length of a backing file whose size no live record says.
+func (f *File) openLength(want int64) error {
+	switch {
+	case f.physical == want:
+		return nil
+	case f.physical < want || !f.unclean:
+		return fmt.Errorf("backing file of %d bytes, size %d takes %d: %w", f.physical, f.Size(), want, ErrCorrupt)
+	case f.ro:
+		return nil
+	}
+	f.log.log.Warn("backing file is longer than its size takes, trimmed", "file", f.ID(), "physical", f.physical, "want", want)
+	st, err := f.b.Stat()
+	if err == nil {
+		err = f.cutHome(want)
+	}
+	if err == nil {
+		err = f.b.Utimes(unix.Timespec{Nsec: unix.UTIME_OMIT}, st.Mtim)
+	}
+	return err
+}

@@ -37,6 +37,8 @@ type disk struct {
 	c    Config
 	log  *bytes.Buffer
 	hook func(op string, off, n int64) (int64, error)
+
+	journal *testHome // nil without a journal
 }
 
 // hooked is a backing file with a hook before each call that changes it.
@@ -109,6 +111,7 @@ func (d *disk) create(name string) *File {
 		d.t.Fatal(err)
 	}
 	d.t.Cleanup(func() { f.Close() })
+	d.journal.add(f)
 	return f
 }
 
@@ -120,6 +123,7 @@ func (d *disk) open(name string) (*File, error) {
 		return nil, err
 	}
 	d.t.Cleanup(func() { f.Close() })
+	d.journal.add(f)
 	return f, nil
 }
 

@@ -80,7 +80,9 @@ func TestModel(t *testing.T) {
 			steps /= 5
 		}
 		// A few groups' worth of blocks, so that groups come and go.
-		runModel(t, suite, bs, rand.New(rand.NewPCG(seed, uint64(bs))), steps, int64(260*bs))
+		for _, journaled := range []bool{false, true} {
+			runModel(t, suite, bs, journaled, rand.New(rand.NewPCG(seed, uint64(bs))), steps, int64(260*bs))
+		}
 	})
 }
 
@@ -114,9 +116,12 @@ func (r picker) length() int64 {
 	}
 }
 
-func runModel(t *testing.T, suite cipher.Suite, bs int, rnd *rand.Rand, steps int, limit int64) {
+func runModel(t *testing.T, suite cipher.Suite, bs int, journaled bool, rnd *rand.Rand, steps int, limit int64) {
 	d := newDisk(t, suite, bs)
 	d.c.Cache = NewCache(minCachedGroups * cipher.TagBlockSize)
+	if journaled {
+		d.withJournal()
+	}
 	f := d.create("f")
 	id := f.ID()
 	m := &model{bs: int64(bs), real: map[int64]bool{}}
@@ -184,8 +189,15 @@ func runModel(t *testing.T, suite cipher.Suite, bs int, rnd *rand.Rand, steps in
 			err = f.Sync(r.IntN(2) == 0)
 		default:
 			name = "reopen"
-			f.Close()
-			d.checkChain("f")
+			if journaled && r.IntN(3) == 0 {
+				name = "recover"
+				f.Close()
+				d.recover()
+			} else {
+				d.drain()
+				f.Close()
+				d.checkChain("f")
+			}
 			f = d.mustOpen("f")
 			if f.ID() != id {
 				t.Fatalf("step %d: ID changed", i)
@@ -202,6 +214,7 @@ func runModel(t *testing.T, suite cipher.Suite, bs int, rnd *rand.Rand, steps in
 	if got := read(t, f, 0, len(m.data)); !bytes.Equal(got, m.data) {
 		t.Fatal("content differs at the end")
 	}
+	d.drain()
 	f.Close()
 	d.checkChain("f")
 	if d.log.Len() > 0 {

@@ -201,6 +201,27 @@ func TestConcurrentFill(t *testing.T) {
 	}
 }
 
+func TestLogLimit(t *testing.T) {
+	var l logLimit
+	now := time.Now()
+	lines, suppressed := 0, 0
+	for range 1000 {
+		if n, ok := l.take(now); ok {
+			lines++
+			suppressed += n
+		}
+		now = now.Add(time.Millisecond)
+	}
+	if lines < logBurst || lines > logBurst+6 {
+		t.Errorf("%d lines within a second", lines)
+	}
+	now = now.Add(time.Hour)
+	n, ok := l.take(now)
+	if !ok || lines+suppressed+n != 1000 {
+		t.Errorf("%d lines, %d and %d suppressed", lines, suppressed, n)
+	}
+}
+
 // A write that waited while the file was cut locks the end that it now moves.
 func TestLockFollowsSize(t *testing.T) {
 	d := newDisk(t, cipher.SuiteSingle, 4096)

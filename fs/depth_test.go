@@ -63,7 +63,7 @@ func (g *gate) Read(c <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadRe
 func TestParallelDirectIO(t *testing.T) {
 	back, dir := filepath.Join(t.TempDir(), "back"), t.TempDir()
 	g := &gate{reads: meeting{all: make(chan struct{})}, writes: meeting{all: make(chan struct{})}}
-	g.adapter = newAdapter(openTestVolume(t, back), slog.New(slog.DiscardHandler))
+	g.adapter = newAdapter(openTestVolume(t, back, asItIs), slog.New(slog.DiscardHandler))
 	server, err := mount(dir, g, Options{Source: back}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
@@ -112,13 +112,17 @@ func together(t *testing.T, call func(i int) (int, error), want int) {
 	wg.Wait()
 }
 
+func asItIs(d backing.Dir) backing.Dir { return d }
+
 func alignedBuffer(n int) []byte {
 	b := make([]byte, n+4096)
 	skip := -uintptr(unsafe.Pointer(&b[0])) & 4095
 	return b[skip:][:n]
 }
 
-func openTestVolume(t *testing.T, back string) *volume.Volume {
+// openTestVolume formats back, opens the volume in it through wrap, and leaves
+// it to the caller to close.
+func openTestVolume(t *testing.T, back string, wrap func(backing.Dir) backing.Dir) *volume.Volume {
 	t.Helper()
 	c, err := testCipher(4096)
 	if err != nil {
@@ -134,7 +138,7 @@ func openTestVolume(t *testing.T, back string) *volume.Volume {
 	if err := volume.Format(root, c); err != nil {
 		t.Fatal(err)
 	}
-	v, err := volume.Open(volume.Config{Root: root, Cipher: c})
+	v, err := volume.Open(volume.Config{Root: wrap(root), Cipher: c})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -321,6 +322,7 @@ func TestLargeDirectory(t *testing.T) {
 	onBoth(t, []posixCase{{"100,000 entries", func(t *testing.T, p place) {
 		const workers = 4
 		each := func(what string, f func(i int) error) {
+			start := time.Now()
 			var wg sync.WaitGroup
 			errs := make(chan error, workers)
 			for w := range workers {
@@ -339,6 +341,7 @@ func TestLargeDirectory(t *testing.T) {
 				t.Fatal(err)
 			default:
 			}
+			t.Logf("%s: %.0f/s", what, n/time.Since(start).Seconds())
 		}
 		each("create", func(i int) error {
 			fd, err := unix.Open(p.path(name(i)), unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_CLOEXEC, 0o644)

@@ -25,6 +25,7 @@ type Cache struct {
 
 	buffers [bufferClasses]sync.Pool // *[]byte
 	changes sync.Pool                // *change
+	quiet   logLimit
 }
 
 // group is the one copy in memory of a group's tag block. It stays for as long

@@ -1,6 +1,7 @@
 package blockfile
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -76,17 +77,11 @@ func (f *File) loadChained(n uint64) (*group, gap, error) {
 	if p, ok := f.gaps.find(n); ok {
 		return nil, p, nil
 	}
-	g, err := f.readGroup(n)
-	switch {
-	case err != nil:
-		return nil, gap{}, err
-	case n > f.last && g != nil:
-		f.cache.unpin(g)
-		return nil, gap{}, f.refuse(n, fmt.Errorf("tag block after the last group, %d: %w", f.last, ErrCorrupt))
-	case n > f.last:
-		return nil, gap{f.last + 1, noGroup}, nil
-	case g != nil:
-		return g, gap{}, nil
+	if n > f.last {
+		return nil, gap{f.last + 1, noGroup}, f.checkAbsent(n)
+	}
+	if g, err := f.readGroup(n); g != nil || err != nil {
+		return g, gap{}, err
 	}
 	q, err := f.next(n)
 	if err != nil {
@@ -100,6 +95,27 @@ func (f *File) loadChained(n uint64) (*group, gap, error) {
 	f.gaps.note(p)
 	return nil, p, nil
 }
+
+// checkAbsent makes sure that a group after the last has no tag block: an old
+// one put back must not pass unnoticed. It does not touch the cache, where the
+// group would be found as if it were the file's.
+func (f *File) checkAbsent(n uint64) error {
+	if n > f.layout.LastGroup(f.Size()) {
+		return nil
+	}
+	b := f.cache.buffer(cipher.TagBlockSize)
+	defer f.cache.recycle(b)
+	if err := f.readTag(*b, n); err != nil {
+		return f.refuse(n, err)
+	}
+	if !bytes.Equal(*b, zeroTag[:]) {
+		return f.refuse(n, fmt.Errorf("tag block after the last group, %d: %w", f.last, ErrCorrupt))
+	}
+	return nil
+}
+
+// zeroTag is a tag block that was never written.
+var zeroTag [cipher.TagBlockSize]byte
 
 // gapBefore returns how many groups before g, which is present, are not there.
 func (f *File) gapBefore(g *group) uint64 {
@@ -136,18 +152,24 @@ func (f *File) fill(g *group) error {
 	if f.j != nil {
 		return f.fillLive(g)
 	}
-	m, err := f.b.ReadAt(g.tag[:], f.layout.TagOffset(g.n))
-	if err != nil && err != io.EOF {
+	err := f.readTag(g.tag[:], g.n)
+	if err != nil {
 		return err
-	}
-	if m < len(g.tag) {
-		return fmt.Errorf("backing file ends in its tag block: %w", ErrCorrupt)
 	}
 	if g.t, err = f.c.OpenTrailer(g.tag[:], g.n); err != nil {
 		return err
 	}
 	g.present, g.mended = true, !f.torn.Load()
 	return nil
+}
+
+// readTag reads the tag block of group n from home.
+func (f *File) readTag(tag []byte, n uint64) error {
+	m, err := f.b.ReadAt(tag, f.layout.TagOffset(n))
+	if err == io.EOF || err == nil && m < len(tag) {
+		return fmt.Errorf("backing file ends in the tag block: %w", ErrCorrupt)
+	}
+	return err
 }
 
 // eagerSteps is how many groups next looks at before it also comes from the end.

@@ -201,6 +201,74 @@ func TestConcurrentFill(t *testing.T) {
 	}
 }
 
+func TestLogLimit(t *testing.T) {
+	var l logLimit
+	now := time.Now()
+	lines, suppressed := 0, 0
+	for range 1000 {
+		if n, ok := l.take(now); ok {
+			lines++
+			suppressed += n
+		}
+		now = now.Add(time.Millisecond)
+	}
+	if lines < logBurst || lines > logBurst+6 {
+		t.Errorf("%d lines within a second", lines)
+	}
+	now = now.Add(time.Hour)
+	n, ok := l.take(now)
+	if !ok || lines+suppressed+n != 1000 {
+		t.Errorf("%d lines, %d and %d suppressed", lines, suppressed, n)
+	}
+}
+
+// A write that waited while the file was cut locks the end that it now moves.
+func TestLockFollowsSize(t *testing.T) {
+	d := newDisk(t, cipher.SuiteSingle, 4096)
+	f := d.create("f")
+	write(t, f, pattern(1, 10*4096), 0)
+	queued := func(n int) {
+		for {
+			f.locks.mu.Lock()
+			have := len(f.locks.list)
+			f.locks.mu.Unlock()
+			if have == n {
+				return
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}
+	l := f.locks.acquire(5, 5, true)
+	done := make(chan error, 2)
+	go func() { done <- f.Truncate(5 * 4096) }()
+	queued(2)
+	go func() {
+		_, err := f.WriteAt(pattern(2, 2*4096), 6*4096)
+		done <- err
+	}()
+	queued(3)
+	var cut atomic.Bool
+	d.hook = func(op string, off, n int64) (int64, error) {
+		f.locks.mu.Lock()
+		defer f.locks.mu.Unlock()
+		if cut.Load() && op == "write" && (len(f.locks.list) != 1 || f.locks.list[0].lo > 4 || f.locks.list[0].hi != lastBlock) {
+			t.Errorf("a write that grows the file holds %+v", *f.locks.list[0])
+		}
+		if op == "truncate" {
+			cut.Store(true)
+		}
+		return 0, nil
+	}
+	f.locks.release(l)
+	if err := errors.Join(<-done, <-done); err != nil {
+		t.Fatal(err)
+	}
+	want := append(append(pattern(1, 5*4096), make([]byte, 4096)...), pattern(2, 2*4096)...)
+	if got := read(t, f, 0, 1<<20); !bytes.Equal(got, want) {
+		t.Error("content differs")
+	}
+}
+
 // A change that makes groups keeps none pinned once others may drop them.
 func TestCommitUnpinsUnderChain(t *testing.T) {
 	d := newDisk(t, cipher.SuiteSingle, 4096)

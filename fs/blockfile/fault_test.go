@@ -94,6 +94,10 @@ func compare(t *testing.T, f *File, before, after *model, may func(block int64) 
 	}
 }
 
+// shrunk reports whether the size says what m does, though space may not have
+// been given back.
+func (f *File) shrunk(m *model) bool { return f.Size() == m.size() }
+
 // Each call to the disk of each change fails in turn, for good or once. What
 // was not being written is as it was, the caller is told, and the file works
 // on.
@@ -153,6 +157,9 @@ func faultOnce(t *testing.T, run func(*File) error, change func(*model), fail in
 		write(t, f, pattern(8, 4096), 4096*30)
 		before.write(pattern(8, 4096), 4096*30)
 		after.write(pattern(8, 4096), 4096*30)
+	}
+	if st, err := f.b.Stat(); !forGood && (err != nil || st.Size != f.layout.PhysicalSize(f.Size())) && !f.shrunk(after) {
+		t.Errorf("%s: backing file is %d long, size %d, %v", name, st.Size, f.Size(), err)
 	}
 	if forGood && fail%2 == 0 {
 		// What was left beyond the end does not come into the file.

@@ -303,8 +303,7 @@ func (f *File) erase(n uint64, size int64) {
 	off := f.layout.TagOffset(n)
 	err := f.b.Allocate(unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, cipher.TagBlockSize)
 	if err != nil {
-		var zero [cipher.TagBlockSize]byte
-		_, err = f.b.WriteAt(zero[:], off)
+		_, err = f.b.WriteAt(zeroTag[:], off)
 	}
 	if err != nil {
 		f.torn.Store(true)

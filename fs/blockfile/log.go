@@ -2,29 +2,53 @@ package blockfile
 
 import (
 	"log/slog"
-	"sync/atomic"
+	"sync"
 	"time"
 )
 
-// logInterval is the least time between two lines about one file.
-const logInterval = time.Second
+const (
+	logBurst    = 50 // lines at once
+	logInterval = 200 * time.Millisecond
+)
 
-// limitedLog writes about one file at most once per logInterval, since one bad
-// block may be read in a loop.
+// logLimit bounds how many lines about damage are written, since one bad block
+// may be read in a loop. It belongs to all files of a Cache.
+type logLimit struct {
+	mu         sync.Mutex
+	next       time.Time // when the allowance is whole again
+	suppressed int
+}
+
+// take reports whether a line may be written now, and how many were not since
+// the last.
+func (l *logLimit) take(now time.Time) (suppressed int, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.next.Before(now) {
+		l.next = now
+	}
+	if l.next.Sub(now) >= logBurst*logInterval {
+		l.suppressed++
+		return 0, false
+	}
+	l.next = l.next.Add(logInterval)
+	suppressed, l.suppressed = l.suppressed, 0
+	return suppressed, true
+}
+
+// limitedLog is a file's log.
 type limitedLog struct {
-	log        *slog.Logger
-	last       atomic.Int64 // Unix nanoseconds
-	suppressed atomic.Int64
+	log   *slog.Logger
+	limit *logLimit
 }
 
 func (l *limitedLog) error(msg string, args ...any) {
-	now, last := time.Now().UnixNano(), l.last.Load()
-	if now-last < int64(logInterval) || !l.last.CompareAndSwap(last, now) {
-		l.suppressed.Add(1)
+	suppressed, ok := l.limit.take(time.Now())
+	if !ok {
 		return
 	}
-	if n := l.suppressed.Swap(0); n > 0 {
-		args = append(args, "suppressed", n)
+	if suppressed > 0 {
+		args = append(args, "suppressed", suppressed)
 	}
 	l.log.Error(msg, args...)
 }

@@ -254,16 +254,13 @@ func (f *File) adopt() {
 		if at = max(at, f.groupAt(off)); at > end {
 			return
 		}
-		g, err := f.readGroup(at)
-		if err != nil {
+		// Not of the cache, where it would be found as if it were the file's.
+		g := group{n: at}
+		switch err := f.fill(&g); {
+		case errors.Is(err, cipher.ErrZero):
+		case err != nil || g.t.Gap != at-f.last-1:
 			return
-		}
-		if g != nil {
-			before := f.gapBefore(g)
-			f.cache.unpin(g)
-			if before != at-f.last-1 {
-				return
-			}
+		default:
 			f.last = at
 		}
 		at++

@@ -253,10 +253,11 @@ func (j *Journal) overHalf() bool {
 func (j *Journal) pass(through LSN) (freed int, first error) {
 	j.passMu.Lock()
 	defer j.passMu.Unlock()
-	if j.home == nil {
+	files := j.filesUpTo(through)
+	if j.home == nil && len(files) > 0 {
 		return 0, errors.New("journal: checkpoint without a home")
 	}
-	if files := j.filesUpTo(through); len(files) > 0 {
+	if len(files) > 0 {
 		var gone []cipher.FileID
 		gone, first = j.home.Checkpoint(files, through)
 		for _, id := range gone {

@@ -192,7 +192,7 @@ func TestCrashAnywhere(t *testing.T) {
 	for seed := range uint64(2 * *scale) {
 		h := runHistory(t, seed, 60)
 		for at, m := range h.moments {
-			for name, choose := range choosers(seed<<20|uint64(at), 4) {
+			for name, choose := range choosers(seed<<20|uint64(at), 3) {
 				states++
 				if _, err := h.verify(t, m.image.Crash(choose), m); err != nil {
 					t.Fatalf("seed %d, operation %d of %d (%s), %s: %v", seed, at, len(h.moments), m.op, name, err)

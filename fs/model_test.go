@@ -20,7 +20,7 @@ func TestModel(t *testing.T) {
 			defer unix.Umask(old)
 			m := newMount(t, blockSize)
 			modeltest.Run(t, modeltest.Config{
-				Seed: uint64(time.Now().UnixNano()), Steps: 1200, Reach: int64(blockSize) * 64, Ways: true,
+				Seed: uint64(time.Now().UnixNano()), Steps: 1000, Reach: int64(blockSize) * 64, Ways: true,
 				Subject: modeltest.Dir(m.dir), Model: modeltest.Dir(t.TempDir()),
 				Reopen: func() modeltest.Tree { m.remount(); return modeltest.Dir(m.dir) },
 			})

@@ -88,6 +88,12 @@ type Dir interface {
 	Close() error
 }
 
+// Toucher is a [File] whose reading leaves the access time alone, so that what
+// the volume reads for itself does not show. Touch does to it what a read does.
+type Toucher interface {
+	Touch() error
+}
+
 // File is an open regular file. Methods are safe for concurrent use.
 // Offsets and lengths are bytes.
 type File interface {

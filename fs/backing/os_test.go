@@ -149,6 +149,45 @@ func TestFileReadWrite(t *testing.T) {
 	must(t, f.Close(), ro.Flock(unix.LOCK_EX|unix.LOCK_NB), ro.Close())
 }
 
+// Reading leaves the access time, Touch moves it and nothing else.
+func TestAccessTime(t *testing.T) {
+	d, path := openTemp(t)
+	f := mustFile(t, d, "f")
+	_, err := f.WriteAt([]byte("hello"), 0)
+	must(t, err)
+	old := unix.Timespec{Sec: 1000}
+	must(t, f.Utimes(old, unix.Timespec{Sec: 2000}))
+	before, err := f.Stat()
+	must(t, err)
+	for range 2 {
+		_, err = f.ReadAt(make([]byte, 5), 0)
+		must(t, err)
+		if st, _ := f.Stat(); st.Atim != old {
+			t.Error("reading moved the access time")
+		}
+	}
+	must(t, f.(Toucher).Touch())
+	after, err := f.Stat()
+	must(t, err)
+	if after.Mtim != before.Mtim || after.Ctim != before.Ctim {
+		t.Error("touching moved other times")
+	}
+	if after.Atim == old {
+		if _, err := os.ReadFile(filepath.Join(path, "f")); err != nil {
+			t.Fatal(err)
+		}
+		if st, _ := f.Stat(); st.Atim != old {
+			t.Error("touching did not move the access time")
+		} // else it is mounted so
+	}
+	must(t, f.Utimes(old, unix.Timespec{Sec: 2000}))
+	_, err = f.ReadAt(make([]byte, 5), 0)
+	must(t, err)
+	if st, _ := f.Stat(); st.Atim != old {
+		t.Error("reading moves the access time after Touch")
+	}
+}
+
 func TestTmpfileGetsAName(t *testing.T) {
 	d, _ := openTemp(t)
 	f, err := d.Tmpfile(0o600)

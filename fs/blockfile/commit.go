@@ -243,9 +243,13 @@ func (f *File) apply(ch *change) error {
 	if f.closed.Load() {
 		return unix.EBADF
 	}
+<<<<<<< HEAD
 	if f.j != nil {
 		return f.record(ch)
 	}
+=======
+	f.changed.Store(true)
+>>>>>>> main
 	err := f.growHome(ch)
 	if err == nil {
 		err = f.writeBodies(ch)

@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/plyfs/plyfs/cipher"
+	"github.com/plyfs/plyfs/fs/backing"
 	"golang.org/x/sys/unix"
 )
 
@@ -25,6 +27,7 @@ func (f *File) ReadAt(p []byte, off int64) (n int, err error) {
 	}
 	l := f.locks.acquire(first, last, false)
 	defer f.locks.release(l)
+	f.touch()
 	size := f.Size()
 	if off >= size {
 		return 0, nil
@@ -36,6 +39,25 @@ func (f *File) ReadAt(p []byte, off int64) (n int, err error) {
 		n += m
 	}
 	return n, err
+}
+
+// touchInterval is the seconds after which a read moves the access time of a
+// file that did not change; of one that did it is one second.
+const touchInterval = 3600
+
+// touch has the access time follow a read of the user's, roughly as relatime
+// does. What the package reads for itself must not show there.
+func (f *File) touch() {
+	now := time.Now().Unix()
+	since := now - f.touched.Load()
+	if f.ro || since == 0 || since < touchInterval && !f.changed.Load() {
+		return
+	}
+	f.touched.Store(now)
+	f.changed.Store(false)
+	if b, ok := f.b.(backing.Toucher); ok {
+		_ = b.Touch()
+	}
 }
 
 // readSome reads from off what can be read in one way: the whole blocks at the

@@ -159,7 +159,7 @@ func (v *Volume) Create(parent NodeID, name string, c Creator, o OpenOptions) (E
 	if err != nil {
 		return Entry{}, nil, err
 	}
-	h := v.handle(n, file, o.Cached)
+	h := v.handle(n, file, o)
 	e, err := v.entry(n, &st)
 	if err != nil {
 		h.Close()
@@ -237,7 +237,7 @@ func (v *Volume) Tmpfile(parent NodeID, c Creator, o OpenOptions) (Entry, *Handl
 	if err != nil {
 		return Entry{}, nil, err
 	}
-	h := v.handle(n, file, o.Cached)
+	h := v.handle(n, file, o)
 	e, err := v.entry(n, &st)
 	return e, h, err
 }

@@ -31,7 +31,14 @@
 // Each directory has a lock over the binding of its names. Who reaches an
 // inode by name holds it shared, who binds or unbinds a name holds it alone.
 // No call takes such a lock while it holds another, but rename, link and
-// rmdir, which take theirs at once in the order of node IDs. Below it come, in
-// this order: a node's open lock, the table's lock, the directory cache's lock.
-// No I/O is done under the last two.
+// rmdir, which take theirs at once in the order of node IDs. It is taken with
+// no other lock held than a file's opening lock, which serialises the opens
+// and last closes of one file. The locks of the table, of the directory cache
+// and of a file's uses are held for moments and without I/O; of these only the
+// table's is ever held while another is taken.
+//
+// Durability is that of the backing filesystem after the same calls, with two
+// exceptions: what a name needs to be read again, the ID file of a directory
+// and the sidecars of long names and long targets, is synced before the name
+// is made.
 package volume

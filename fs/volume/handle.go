@@ -16,6 +16,7 @@ type OpenOptions struct {
 	Truncate bool   // to size 0
 	By       Writer // of Truncate
 	Cached   bool   // the caller keeps what it reads, see Handle.Mixed
+	NoAtime  bool   // reads leave atime as it is
 }
 
 // Handle is an open regular file. It goes on after the file's last name is
@@ -26,6 +27,8 @@ type Handle struct {
 	file   *blockfile.File
 	cached bool
 	closed atomic.Bool
+
+	noAtime bool
 }
 
 // Open opens the regular file of a node.
@@ -49,7 +52,7 @@ func (v *Volume) Open(id NodeID, o OpenOptions) (*Handle, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := v.handle(n, file, o.Cached)
+	h := v.handle(n, file, o)
 	if o.Truncate {
 		if err := v.resize(n, Change{Mask: ChangeSize, By: o.By}); err != nil {
 			h.Close()
@@ -60,12 +63,12 @@ func (v *Volume) Open(id NodeID, o OpenOptions) (*Handle, error) {
 }
 
 // handle makes a Handle of a use of n's file.
-func (v *Volume) handle(n *Node, file *blockfile.File, cached bool) *Handle {
+func (v *Volume) handle(n *Node, file *blockfile.File, o OpenOptions) *Handle {
 	v.table.hold(n)
-	if cached {
+	if o.Cached {
 		n.cached.Add(1)
 	}
-	return &Handle{v: v, n: n, file: file, cached: cached}
+	return &Handle{v: v, n: n, file: file, cached: o.Cached, noAtime: o.NoAtime}
 }
 
 // Close ends the handle. What was written is not synced by it.
@@ -98,7 +101,7 @@ func (h *Handle) ReadAt(p []byte, off int64) (int, error) {
 		return 0, unix.EINVAL
 	}
 	n, err := h.file.ReadAt(p, off)
-	if n > 0 {
+	if n > 0 && !h.noAtime {
 		h.n.accessed(h.file.Backing())
 	}
 	return n, err

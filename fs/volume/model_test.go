@@ -19,7 +19,7 @@ func TestModel(t *testing.T) {
 			unix.Umask(0)
 			v := newVolume(t, blockSize)
 			modeltest.Run(t, modeltest.Config{
-				Seed: uint64(time.Now().UnixNano()), Steps: 2500, Reach: int64(blockSize) * 64,
+				Seed: uint64(time.Now().UnixNano()), Steps: 1500, Reach: int64(blockSize) * 64,
 				Subject: engine{v}, Model: modeltest.Dir(t.TempDir()),
 				Reopen: func() modeltest.Tree { v.reopen(); return engine{v} },
 			})

@@ -243,13 +243,10 @@ func (f *File) apply(ch *change) error {
 	if f.closed.Load() {
 		return unix.EBADF
 	}
-<<<<<<< HEAD
+	f.changed.Store(true)
 	if f.j != nil {
 		return f.record(ch)
 	}
-=======
-	f.changed.Store(true)
->>>>>>> main
 	err := f.growHome(ch)
 	if err == nil {
 		err = f.writeBodies(ch)

@@ -73,7 +73,8 @@ type File struct {
 	appended int64 // bytes that the file grew by, by writing
 
 	reserved atomic.Int64 // up to where the user had backing space allocated
-<<<<<<< HEAD
+	touched  atomic.Int64 // when the access time was last seen to, Unix seconds
+	changed  atomic.Bool  // since then
 	zeroed   atomic.Bool  // holes are to keep their space
 	wrote    atomic.Int64 // when the content was last changed, Unix nanoseconds
 
@@ -82,10 +83,6 @@ type File struct {
 	attrs, syncedAttrs atomic.Uint64
 	headerNew          atomic.Bool   // the header may not be durable
 	syncErrs           atomic.Uint64 // failed syncs of the backing file
-=======
-	touched  atomic.Int64 // when the access time was last seen to, Unix seconds
-	changed  atomic.Bool  // since then
->>>>>>> main
 
 	// chain is held to change which groups there are, and shared to rely on it.
 	// It is taken before any group's mu.

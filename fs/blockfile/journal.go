@@ -350,9 +350,9 @@ func (f *File) appendMtime(room *journal.Reservation, t unix.Timespec) error {
 	return err
 }
 
-// touch moves the modification time to now, as a change that changes nothing
+// modified moves the modification time to now, as a change that changes nothing
 // does.
-func (f *File) touch(room *journal.Reservation) error {
+func (f *File) modified(room *journal.Reservation) error {
 	now := time.Now()
 	f.wrote.Store(now.UnixNano())
 	return f.appendMtime(room, unix.NsecToTimespec(now.UnixNano()))

@@ -20,7 +20,7 @@ func (f *File) Truncate(size int64) error {
 	l, old := f.lockResize(size)
 	defer f.locks.release(l)
 	if size == old && f.j != nil {
-		return f.touch(room)
+		return f.modified(room)
 	}
 	if size == old {
 		return f.cutHome(f.layout.PhysicalSize(size)) // for the times

@@ -73,7 +73,7 @@ func (v *Volume) present(n *Node, st *Stat) error {
 	st.Blksize = int64(v.layout.BlockSize())
 	switch n.kind {
 	case unix.S_IFREG:
-		st.Size = v.sizeOf(n, st.Size)
+		v.contentAttr(n, st)
 	case unix.S_IFLNK:
 		return v.linkSize(n, st)
 	case unix.S_IFDIR:
@@ -84,20 +84,29 @@ func (v *Volume) present(n *Node, st *Stat) error {
 	return nil
 }
 
-// sizeOf is the size of a regular file whose backing file is physical bytes
-// long. After an unclean stop that length proves nothing until the file was
-// opened, which trims it.
-func (v *Volume) sizeOf(n *Node, physical int64) int64 {
-	if v.unclean.Load() && !n.checked.Load() {
-		if file, err := v.openFile(n); err == nil {
+// contentAttr puts size and times of a regular file's content into st, which is
+// what the backing filesystem says. An open file knows better. After an unclean
+// stop the length of a backing file proves nothing until the file was opened.
+func (v *Volume) contentAttr(n *Node, st *Stat) {
+	file := v.contentOf(n)
+	if file == nil && v.unclean.Load() && !n.checked.Load() {
+		if opened, err := v.openFile(n); err == nil {
 			defer v.leave(n)
-			return file.Size()
+			file = opened
 		}
-	} else if file := n.join(); file != nil {
-		defer v.leave(n)
-		return file.Size()
 	}
-	return v.layout.SizeOf(physical)
+	if file == nil {
+		st.Size = v.layout.SizeOf(st.Size)
+		return
+	}
+	st.Size = file.Size()
+	mtime, changed := file.Times()
+	if mtime != (unix.Timespec{}) {
+		st.Mtim = mtime
+	}
+	if changed.Sec > st.Ctim.Sec || changed.Sec == st.Ctim.Sec && changed.Nsec > st.Ctim.Nsec {
+		st.Ctim = changed
+	}
 }
 
 // SetAttr changes attributes of a node and returns them all.
@@ -124,6 +133,12 @@ func (v *Volume) change(n *Node, c Change) error {
 			return err
 		}
 	}
+	if c.Mask&ChangeMtime != 0 {
+		if err := v.recordMtime(n, c.Mtime); err != nil {
+			return err
+		}
+	}
+	defer v.attrsChanged(n)
 	return v.reach(n, func(t target) error {
 		if c.Mask&(ChangeUID|ChangeGID) != 0 || c.Mask == 0 {
 			if err := t.Chown(c.owner()); err != nil {
@@ -188,7 +203,7 @@ func (v *Volume) resize(n *Node, c Change) error {
 	if err := v.dropPrivileges(n, file.Backing(), c.By); err != nil {
 		return err
 	}
-	if file.Size() == c.Size {
+	if file.Size() == c.Size && v.journal == nil {
 		return file.Backing().Utimes(omit, now) // truncation is a change even then
 	}
 	return file.Truncate(c.Size)

@@ -369,5 +369,7 @@ func (v *Volume) linkAs(n, to *Node, d *openDir, b backName, link func() error) 
 		return st, unix.ESTALE
 	}
 	v.table.revive(n, binding{to, b.name})
+	v.renamed(n)
+	v.moved.note(to.id, b)
 	return st, nil
 }

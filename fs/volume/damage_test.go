@@ -358,6 +358,10 @@ func TestUncleanStop(t *testing.T) {
 
 // abandon ends the volume as a kill does.
 func (v *testVolume) abandon() {
+	close(v.stop)
+	v.walk.Wait()
+	v.workers.Wait()
+	must(v.t, v.journal.Close(false))
 	v.closeMeta()
 	v.dirs.free(0)
 	v.Volume = nil

@@ -66,7 +66,7 @@ func failOnce(t *testing.T, op func(e engine) error, plan faultfs.Plan) bool {
 	must(t, Format(root, v.cipher))
 	faults := faultfs.New(root)
 	var err error
-	v.Volume, err = Open(Config{Root: faults.Root(), Cipher: v.cipher})
+	v.Volume, err = Open(Config{Root: faults.Root(), Cipher: v.cipher, JournalSegment: testSegment(v.cipher), JournalSize: 6 * testSegment(v.cipher)})
 	must(t, err)
 	v.grow("file", "other", "dir/", "dir/inside", "empty/")
 	e := engine{v}

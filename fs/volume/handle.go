@@ -204,9 +204,15 @@ func (n *Node) join() *blockfile.File {
 	return n.file
 }
 
-// leave ends a use; the last one closes the file. The caller holds no
-// directory's lock.
+// leave ends a use; the last one closes the file, or leaves it to the journal.
+// The caller holds no directory's lock.
 func (v *Volume) leave(n *Node) error {
+	err := v.endUse(n)
+	v.settle()
+	return err
+}
+
+func (v *Volume) endUse(n *Node) error {
 	n.use.Lock()
 	if n.users > 1 {
 		n.users--
@@ -229,7 +235,10 @@ func (v *Volume) leave(n *Node) error {
 	if !last {
 		return nil
 	}
-	v.table.freeFile(file.ID(), n)
+	if !v.files.retire(n.ino, file) {
+		v.lostName(n.ino)
+		return nil
+	}
 	return file.Close()
 }
 
@@ -250,14 +259,18 @@ func (v *Volume) openFile(n *Node) (*blockfile.File, error) {
 	b, err := v.openBacking(n)
 	if errors.Is(err, unix.ESTALE) {
 		if b = v.table.takeOrphan(n); b != nil {
+			defer v.files.keep(n.ino, -1)
 			err = nil
 		}
 	}
 	if err != nil {
 		return nil, err
 	}
-	file, err := blockfile.Open(b, v.fileConfig())
-	if err != nil {
+	// b keeps the inode number taken: what is idle under it is this inode.
+	file := v.files.resume(n.ino)
+	if file != nil {
+		b.Close()
+	} else if file, err = blockfile.Open(b, v.fileConfig()); err != nil {
 		b.Close()
 		v.complain("file does not open", "inode", n.ino, "err", err)
 		return nil, err
@@ -273,7 +286,7 @@ func (v *Volume) openFile(n *Node) (*blockfile.File, error) {
 // is held, or n is not yet known.
 func (v *Volume) install(n *Node, file *blockfile.File) error {
 	id := file.ID()
-	if !v.table.claimFile(id, n) {
+	if !v.files.claim(file) {
 		v.complain("file ID is in use by another open file", "inode", n.ino, "id", id)
 		file.Close()
 		return fmt.Errorf("file ID in use twice: %w", ErrDamaged)
@@ -287,7 +300,8 @@ func (v *Volume) install(n *Node, file *blockfile.File) error {
 
 func (v *Volume) fileConfig() blockfile.Config {
 	return blockfile.Config{
-		Volume: v.cipher, ReadOnly: v.ro, Unclean: v.unclean.Load(), Cache: v.cache, Log: v.log,
+		Volume: v.cipher, ReadOnly: v.ro, Unclean: v.unclean.Load(), Cache: v.cache,
+		Journal: v.journal, Log: v.log,
 	}
 }
 

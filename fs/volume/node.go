@@ -88,10 +88,10 @@ type table struct {
 	byID    map[NodeID]*Node
 	byIno   map[uint64]*Node
 	dirIDs  map[cipher.DirID]*Node
-	fileIDs map[cipher.FileID]*Node // of open files
 	next    NodeID
 	idle    []backing.File // to be closed once mu is free
 	orphans atomic.Int32   // nodes with an orphan
+	files   *registry
 }
 
 // unlock ends what may have let go of nodes.
@@ -104,13 +104,13 @@ func (t *table) unlock() {
 	}
 }
 
-func newTable(root *Node) *table {
+func newTable(root *Node, files *registry) *table {
 	return &table{
-		byID:    map[NodeID]*Node{RootID: root},
-		byIno:   map[uint64]*Node{root.ino: root},
-		dirIDs:  map[cipher.DirID]*Node{},
-		fileIDs: map[cipher.FileID]*Node{},
-		next:    RootID + 1,
+		files:  files,
+		byID:   map[NodeID]*Node{RootID: root},
+		byIno:  map[uint64]*Node{root.ino: root},
+		dirIDs: map[cipher.DirID]*Node{},
+		next:   RootID + 1,
 	}
 }
 
@@ -316,6 +316,7 @@ func (t *table) drop(n *Node) {
 		delete(t.byID, n.id)
 		t.bury(n)
 		if f := t.takeOrphan(n); f != nil {
+			t.files.keep(n.ino, -1)
 			t.idle = append(t.idle, f)
 		}
 	}
@@ -352,25 +353,6 @@ func (t *table) claimDir(id cipher.DirID, n *Node) bool {
 	}
 	t.dirIDs[id] = n
 	return true
-}
-
-// claimFile is claimDir for an open file; freeFile ends the claim.
-func (t *table) claimFile(id cipher.FileID, n *Node) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if other := t.fileIDs[id]; other != nil && other != n {
-		return false
-	}
-	t.fileIDs[id] = n
-	return true
-}
-
-func (t *table) freeFile(id cipher.FileID, n *Node) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.fileIDs[id] == n {
-		delete(t.fileIDs, id)
-	}
 }
 
 // lockDirs takes the locks of directories alone, each once, in the order of

@@ -44,6 +44,7 @@ func (v *Volume) keep(d backing.Dir, name string, st *Stat) *Node {
 		if had != nil {
 			had.Close()
 		} else {
+			v.files.keep(n.ino, 1)
 			v.table.orphans.Add(1)
 		}
 	}
@@ -57,7 +58,8 @@ func (n *Node) isOpen() bool {
 }
 
 // takeOrphan returns the descriptor kept of a file, which is the caller's
-// from then on, nil if there is none.
+// from then on, nil if there is none. The caller tells the registry once the
+// file is open by another way, or is not to be.
 func (t *table) takeOrphan(n *Node) backing.File {
 	n.use.Lock()
 	defer n.use.Unlock()

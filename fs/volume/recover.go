@@ -1,43 +1,189 @@
 package volume
 
-import "golang.org/x/sys/unix"
+import (
+	"errors"
+	"sync"
 
-// After an unclean stop a file's backing length may run past what its header
-// says, until the file is opened, which trims it. lookAtAll opens every file
+	"golang.org/x/sys/unix"
+)
+
+// After an unclean stop a file's backing length may not be what its size takes,
+// and the journal has records of files by ID alone. lookAtAll opens every file
 // once, in the background; when it is through, the volume is as after a clean
-// unmount, and a file without a header is damage again.
+// unmount, a file without a header is damage again, and records of files that
+// are nowhere are dropped.
+
+// moves lists names that got another inode while a walk was under way, which
+// may so have missed that.
+type moves struct {
+	mu      sync.Mutex
+	walking bool
+	list    []move
+}
+
+type move struct {
+	dir  NodeID
+	name backName
+}
+
+func (m *moves) note(dir NodeID, name backName) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.walking {
+		m.list = append(m.list, move{dir, name})
+	}
+}
+
+func (m *moves) start() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.walking = true
+}
+
+// take returns the moves since the last take. If there are none the walk is over.
+func (m *moves) take() []move {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	list := m.list
+	m.list = nil
+	m.walking = len(list) > 0
+	return list
+}
+
+// walk is one look at all files.
+type walk struct {
+	v     *Volume
+	files int
+	blind bool // some could not be looked at
+}
 
 // lookAtAll ends early, without having cleared v.unclean, when v.stop is
 // closed.
 func (v *Volume) lookAtAll() {
 	defer v.walk.Done()
-	files := 0
-	whole := v.lookAt(RootID, &files)
+	w := &walk{v: v}
+	v.moved.start()
+	whole := w.lookAt(RootID)
+	for whole {
+		list := v.moved.take()
+		if len(list) == 0 {
+			break
+		}
+		for _, m := range list {
+			whole = whole && w.lookAtMoved(m)
+		}
+	}
 	if !whole {
 		return
 	}
+	w.dropLost()
+	v.walked.Store(true)
 	v.unclean.Store(false)
-	v.log.Info("every file was looked at after the unclean stop", "files", files)
+	v.log.Info("every file was looked at after the unclean stop", "files", w.files)
+	if v.journal != nil {
+		v.journal.Kick()
+	}
+}
+
+// dropLost drops the records of files that are nowhere: their names were never
+// durable, or were removed since.
+func (w *walk) dropLost() {
+	v := w.v
+	if v.journal == nil {
+		return
+	}
+	for synced := false; ; synced = true {
+		lost := 0
+		for _, ref := range v.journal.LiveFiles() {
+			if v.files.get(ref.ID) != nil {
+				continue
+			}
+			lost++
+			if synced {
+				v.journal.Forget(ref.ID)
+			}
+		}
+		switch {
+		case lost == 0:
+			return
+		case w.blind:
+			v.log.Error("files with records in the journal were not found, and not all could be looked at: the records stay", "files", lost)
+			return
+		case synced:
+			v.log.Info("records of files that no longer exist were dropped", "files", lost)
+			return
+		}
+		if err := v.rootDir.SyncAll(); err != nil {
+			v.log.Error("removals cannot be made durable: records of files that no longer exist stay", "err", err)
+			return
+		}
+	}
 }
 
 // lookAt looks at the files below a directory, which is known to the table,
 // and reports whether it got to all of them.
-func (v *Volume) lookAt(id NodeID, files *int) bool {
-	dirs, ok := v.lookAtDir(id, files)
+func (w *walk) lookAt(id NodeID) bool {
+	dirs, ok := w.lookAtDir(id)
 	for i, d := range dirs {
-		ok = ok && v.lookAt(d, files)
-		v.Forget(dirs[i], 1)
+		ok = ok && w.lookAt(d)
+		w.v.Forget(dirs[i], 1)
 	}
 	return ok
+}
+
+// lookAtMoved looks at what has a new name.
+func (w *walk) lookAtMoved(m move) bool {
+	v := w.v
+	n, d, err := v.dirOf(m.dir)
+	if err != nil {
+		return true // removed since, with what was in it
+	}
+	child, err := v.enter(n, d, m.name)
+	v.dirs.done(d)
+	if err != nil {
+		return true // moved on, or removed
+	}
+	defer v.Forget(child.ID, 1)
+	if child.Attr.Mode&unix.S_IFMT == unix.S_IFDIR {
+		return w.lookAt(child.ID)
+	}
+	w.lookAtFile(child)
+	return true
+}
+
+// lookAtFile opens a regular file.
+func (w *walk) lookAtFile(e Entry) {
+	if e.Attr.Mode&unix.S_IFMT != unix.S_IFREG {
+		return
+	}
+	w.files++
+	n, err := w.v.table.get(e.ID)
+	if err != nil || n.checked.Load() {
+		return
+	}
+	if _, err := w.v.openFile(n); err != nil {
+		w.failed(err)
+		return
+	}
+	w.v.leave(n)
+}
+
+// failed notes that something could not be looked at, unless it is gone.
+func (w *walk) failed(err error) {
+	if !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ESTALE) {
+		w.blind = true
+	}
 }
 
 // lookAtDir opens the files of one directory and returns the directories in
 // it, looked up. What cannot be read is logged where it fails and counts as
 // looked at: it will fail in the same way for whoever asks for it.
-func (v *Volume) lookAtDir(id NodeID, files *int) (dirs []NodeID, ok bool) {
+func (w *walk) lookAtDir(id NodeID) (dirs []NodeID, ok bool) {
+	v := w.v
 	h, err := v.OpenDir(id)
 	if err != nil {
 		v.complain("directory cannot be looked at", "err", err)
+		w.blind = true
 		return nil, true
 	}
 	defer h.Close()
@@ -51,6 +197,7 @@ func (v *Volume) lookAtDir(id NodeID, files *int) (dirs []NodeID, ok bool) {
 	})
 	if err != nil {
 		v.complain("directory cannot be looked at", "err", err)
+		w.blind = true
 	}
 	for _, e := range entries {
 		select {
@@ -58,16 +205,16 @@ func (v *Volume) lookAtDir(id NodeID, files *int) (dirs []NodeID, ok bool) {
 			return dirs, false
 		default:
 		}
-		// A lookup opens the file, for its size.
 		child, err := h.Enter(e)
 		if err != nil {
+			w.failed(err)
 			continue
 		}
 		if child.Attr.Mode&unix.S_IFMT == unix.S_IFDIR {
 			dirs = append(dirs, child.ID)
 			continue
 		}
-		*files++
+		w.lookAtFile(child)
 		v.Forget(child.ID, 1)
 	}
 	return dirs, ok

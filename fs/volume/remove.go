@@ -40,6 +40,7 @@ func (v *Volume) Unlink(parent NodeID, name string) error {
 	v.dropSidecar(d, b)
 	v.dropFarTarget(link)
 	v.table.removed(gone, n, b.name, &st)
+	v.lostName(st.Ino)
 	return nil
 }
 
@@ -237,6 +238,8 @@ func (r *renaming) free(src *Stat) error {
 	}
 	r.v.dropSidecar(r.fromDir, r.old)
 	r.v.table.moved(src.Ino, binding{r.from, r.old.name}, binding{r.to, r.new.name})
+	r.v.renamed(r.v.table.at(src.Ino))
+	r.v.moved.note(r.to.id, r.new)
 	return nil
 }
 
@@ -245,12 +248,19 @@ func (r *renaming) exchange(src, dst *Stat) error {
 		return err
 	}
 	r.v.table.swapped(src.Ino, binding{r.from, r.old.name}, dst.Ino, binding{r.to, r.new.name})
+	r.v.renamed(r.v.table.at(src.Ino))
+	r.v.renamed(r.v.table.at(dst.Ino))
+	r.v.moved.note(r.to.id, r.new)
+	r.v.moved.note(r.from.id, r.old)
 	return nil
 }
 
 func (r *renaming) overFile(src, dst *Stat) error {
 	if dst.Mode&unix.S_IFMT == unix.S_IFDIR {
 		return unix.EISDIR
+	}
+	if err := r.v.settleBefore(src); err != nil {
+		return err
 	}
 	link := r.v.farTarget(r.toDir, r.new.name, dst)
 	gone := r.v.keep(r.toDir, r.new.name, dst)
@@ -261,6 +271,9 @@ func (r *renaming) overFile(src, dst *Stat) error {
 	r.v.dropFarTarget(link)
 	r.v.table.removed(gone, r.to, r.new.name, dst)
 	r.v.table.moved(src.Ino, binding{r.from, r.old.name}, binding{r.to, r.new.name})
+	r.v.renamed(r.v.table.at(src.Ino))
+	r.v.moved.note(r.to.id, r.new)
+	r.v.lostName(dst.Ino)
 	return nil
 }
 

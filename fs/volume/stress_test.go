@@ -37,8 +37,7 @@ func TestManyAtOnce(t *testing.T) {
 	}
 	wg.Wait()
 	v.reopen()
-	files := 0
-	if !v.lookAt(RootID, &files) {
+	if w := (&walk{v: v.Volume}); !w.lookAt(RootID) {
 		t.Error("not all files were looked at")
 	}
 	v.table.mu.Lock()

@@ -40,6 +40,20 @@ type Config struct {
 
 	// OpenDirs bounds the directories kept open, 0 chooses.
 	OpenDirs int
+
+	// JournalDir is where the journal's segments lie, in a directory of their
+	// own; nil is the ciphertext directory. It stays the caller's, and open. A
+	// volume that was not unmounted cleanly is opened with the same one as before.
+	JournalDir backing.Dir
+	// JournalSize bounds the segments' bytes, at least MinJournalSize; 0 is
+	// DefaultJournalSize.
+	JournalSize int64
+	// JournalSegment is the size of a segment; 0 chooses. With less than 8 MiB
+	// long writes are not all-or-nothing: that is for tests.
+	JournalSegment int64
+	// AcceptRollback opens a volume whose journal lost records that were durable.
+	AcceptRollback bool
+	unjournaled    bool // for comparison
 }
 
 // Volume is an open volume. Its methods are safe for concurrent use.
@@ -50,10 +64,13 @@ type Volume struct {
 	log    *slog.Logger
 	dev    uint64 // of the backing filesystem
 
-	meta, tmp, links, journal backing.Dir // links is nil where there is none
-	super                     *journal.Super
-	rootDir                   *openDir
-	cache                     *blockfile.Cache
+	meta, tmp, links, journalDir backing.Dir // links is nil where there is none
+	super                        *journal.Super
+	place                        *journal.Place   // of the journal, if not journalDir
+	journal                      *journal.Journal // nil where none is needed
+	rootDir                      *openDir
+	cache                        *blockfile.Cache
+	files                        *registry
 
 	table      *table
 	dirs       dirCache
@@ -62,8 +79,15 @@ type Volume struct {
 	// unclean says that the volume was not unmounted cleanly and that not all
 	// files were looked at since.
 	unclean atomic.Bool
-	stop    chan struct{} // closed to end the walk
+	walked  atomic.Bool   // the walk is over, or none was needed
+	broken  atomic.Bool   // nothing is to be written any more
+	moved   moves         // what the walk might miss
+	stop    chan struct{} // closed to end the walk and the reaper
 	walk    sync.WaitGroup
+	workers sync.WaitGroup
+
+	reap     chan struct{} // a removed file waits
+	settling sync.Mutex
 }
 
 const defaultOpenDirs = 256
@@ -74,7 +98,7 @@ const defaultOpenDirs = 256
 func Open(c Config) (*Volume, error) {
 	v := &Volume{
 		cipher: c.Cipher, layout: c.Cipher.Layout(), ro: c.ReadOnly, log: c.Log,
-		cache: blockfile.NewCache(0), stop: make(chan struct{}),
+		cache: blockfile.NewCache(0), stop: make(chan struct{}), files: newRegistry(), reap: make(chan struct{}, 1),
 	}
 	if v.log == nil {
 		v.log = slog.New(slog.DiscardHandler)
@@ -93,28 +117,47 @@ func Open(c Config) (*Volume, error) {
 		return nil, err
 	}
 	root := &Node{id: RootID, ino: st.Ino, kind: unix.S_IFDIR, lookups: 1}
-	v.table = newTable(root)
+	v.table = newTable(root, v.files)
 	if err := v.loadDirID(root, c.Root); err != nil {
 		v.closeMeta()
 		return nil, fmt.Errorf("root directory: %w", err)
 	}
 	v.unclean.Store(!v.super.Clean())
+	if c.unjournaled {
+		err = v.super.MarkDirty()
+	} else {
+		err = v.openJournal(&c)
+	}
+	if err != nil {
+		v.closeMeta()
+		return nil, err
+	}
 	if !v.ro {
-		if err := v.super.MarkDirty(); err != nil {
-			v.closeMeta()
-			return nil, err
-		}
 		v.emptyTmp()
 	}
 	v.rootDir = v.dirs.put(root, c.Root) // in use, hence open, until Close
+	v.walked.Store(!v.unclean.Load())
 	if v.unclean.Load() {
 		v.log.Warn("volume was not unmounted cleanly")
-		if !v.ro {
-			v.walk.Add(1)
-			go v.lookAtAll()
-		}
 	}
+	v.start()
 	return v, nil
+}
+
+// start begins the work in the background.
+func (v *Volume) start() {
+	if v.ro {
+		return
+	}
+	if v.journal != nil {
+		v.journal.Start(v)
+		v.workers.Add(1)
+		go v.reaper()
+	}
+	if v.unclean.Load() {
+		v.walk.Add(1)
+		go v.lookAtAll()
+	}
 }
 
 // openMeta opens .plyfs and what is in it.
@@ -122,14 +165,14 @@ func (v *Volume) openMeta(root backing.Dir) (err error) {
 	if v.meta, err = root.OpenDir(metaName); err != nil {
 		return notVolume(err)
 	}
-	if v.journal, err = v.meta.OpenDir(journalName); err != nil {
+	if v.journalDir, err = v.meta.OpenDir(journalName); err != nil {
 		return fmt.Errorf("%s: %w", journalName, err)
 	}
 	auth := v.cipher.Authenticator(journalLabel)
 	if auth == nil {
 		return cipher.ErrWiped
 	}
-	if v.super, err = journal.OpenSuper(v.journal, auth); err != nil {
+	if v.super, err = journal.OpenSuper(v.journalDir, auth); err != nil {
 		return err
 	}
 	if v.tmp, err = v.openOrMake(tmpName); err != nil {
@@ -161,7 +204,10 @@ func (v *Volume) closeMeta() {
 	if v.super != nil {
 		v.super.Close()
 	}
-	for _, d := range []backing.Dir{v.meta, v.tmp, v.links, v.journal} {
+	if v.place != nil {
+		v.place.Close()
+	}
+	for _, d := range []backing.Dir{v.meta, v.tmp, v.links, v.journalDir} {
 		if d != nil {
 			d.Close()
 		}
@@ -174,23 +220,30 @@ func (v *Volume) closeMeta() {
 func (v *Volume) Close() error {
 	close(v.stop)
 	v.walk.Wait()
+	v.workers.Wait()
 	var errs []error
-	open, orphans := v.leftOpen()
+	orphans := v.leftOpen()
 	for _, f := range orphans {
 		errs = append(errs, f.Close())
 	}
-	for _, n := range open {
-		if !v.ro {
-			errs = append(errs, n.file.Sync(false))
+	if v.journal != nil && !v.ro {
+		errs = append(errs, v.journal.Drain())
+	}
+	for _, file := range v.files.all() {
+		if v.journal == nil && !v.ro {
+			errs = append(errs, file.Sync(false))
 		}
-		errs = append(errs, n.file.Close())
+		errs = append(errs, file.Close())
 	}
 	if !v.ro {
 		errs = append(errs, v.rootDir.SyncAll())
-		// What was not looked at after an unclean stop is to be next time.
-		if errors.Join(errs...) == nil && !v.unclean.Load() {
-			errs = append(errs, v.super.MarkClean())
-		}
+	}
+	// What was not looked at after an unclean stop is to be next time.
+	clean := errors.Join(errs...) == nil && !v.unclean.Load() && !v.broken.Load()
+	if v.journal != nil {
+		errs = append(errs, v.journal.Close(clean))
+	} else if !v.ro && clean {
+		errs = append(errs, v.super.MarkClean())
 	}
 	v.closeMeta()
 	v.dirs.done(v.rootDir)
@@ -198,20 +251,17 @@ func (v *Volume) Close() error {
 	return errors.Join(errs...)
 }
 
-// leftOpen returns the nodes that are open, and the files kept open of nodes
-// without a name.
-func (v *Volume) leftOpen() (open []*Node, orphans []backing.File) {
+// leftOpen takes the files kept open of nodes without a name.
+func (v *Volume) leftOpen() (orphans []backing.File) {
 	v.table.mu.Lock()
 	defer v.table.mu.Unlock()
 	for _, n := range v.table.byID {
-		if n.file != nil {
-			open = append(open, n)
-		}
 		if f := v.table.takeOrphan(n); f != nil {
+			v.files.keep(n.ino, -1)
 			orphans = append(orphans, f)
 		}
 	}
-	return open, orphans
+	return orphans
 }
 
 // ReadOnly reports whether the volume was opened to read alone.
@@ -226,7 +276,7 @@ func (v *Volume) Statfs() (backing.Statfs, error) {
 
 // writable returns EROFS for a read-only volume.
 func (v *Volume) writable() error {
-	if v.ro {
+	if v.ro || v.broken.Load() {
 		return unix.EROFS
 	}
 	return nil

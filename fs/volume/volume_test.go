@@ -62,10 +62,14 @@ func (v *testVolume) root() backing.Dir {
 	return root
 }
 
+// testSegment is the size of small journal segments.
+func testSegment(c *cipher.Volume) int64 { return int64(c.BlockSize() * 40) }
+
 func (v *testVolume) open() {
 	v.t.Helper()
 	c := v.config
 	c.Root, c.Cipher = v.root(), v.cipher
+	c.JournalSegment, c.JournalSize = testSegment(v.cipher), 6*testSegment(v.cipher)
 	if os.Getenv("PLYFS_TEST_LOG") != "" {
 		c.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}

@@ -141,6 +141,7 @@ func (v *Volume) SetXattr(id NodeID, name string, value []byte, flags int, dropS
 			return err
 		}
 	}
+	defer v.attrsChanged(n)
 	return v.reach(n, func(t target) error {
 		err := t.Setxattr(a.backing, value, flags)
 		n.changes.Add(1)
@@ -161,6 +162,7 @@ func (v *Volume) RemoveXattr(id NodeID, name string) error {
 	if err != nil {
 		return err
 	}
+	defer v.attrsChanged(n)
 	return v.reach(n, func(t target) error { return t.Removexattr(a.backing) })
 }
 

@@ -1,0 +1,472 @@
+package volume
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/plyfs/plyfs/cipher"
+	"github.com/plyfs/plyfs/fs/blockfile"
+	"github.com/plyfs/plyfs/fs/journal"
+)
+
+const (
+	// DefaultJournalSize and MinJournalSize are bounds of a journal, in bytes.
+	DefaultJournalSize = journal.DefaultSize
+	MinJournalSize     = 2 * journalSegment
+
+	journalSegment = 8 << 20
+
+	// syncAllFrom is the number of files from which one syncfs is cheaper than
+	// an fsync of each.
+	syncAllFrom = 32
+	syncWorkers = 8
+)
+
+// openJournal recovers the journal and, unless read-only, begins to use it,
+// which marks the volume dirty. A volume that was unmounted cleanly needs none to
+// be read.
+func (v *Volume) openJournal(c *Config) error {
+	if v.ro && v.super.Clean() {
+		return nil
+	}
+	dir := v.journalDir
+	if c.JournalDir != nil {
+		var err error
+		if v.place, err = journal.OpenPlace(c.JournalDir, v.super, v.ro); err != nil {
+			return err
+		}
+		dir = v.place.Dir
+	}
+	jc := journal.Config{
+		Super: v.super, Dir: dir, Auth: v.cipher.Authenticator(journalLabel), Layout: v.layout,
+		Size: c.JournalSize, SegmentSize: c.JournalSegment, ReadOnly: v.ro, AcceptRollback: c.AcceptRollback,
+		Log: v.log, Fail: v.fail, Progress: v.progress(),
+	}
+	if jc.Size == 0 {
+		jc.Size = DefaultJournalSize
+	}
+	if jc.SegmentSize == 0 {
+		jc.SegmentSize = journalSegment
+	} else {
+		jc.MaxRequest = v.layout.BlockSize()
+	}
+	var err error
+	if v.journal, err = journal.Open(jc); err != nil {
+		return err
+	}
+	if err := v.journal.Lost(); err != nil {
+		v.log.Error("records of the journal are missing, what precedes them is shown", "err", err)
+	}
+	return nil
+}
+
+// progress logs how far a recovery is that takes longer than a second.
+func (v *Volume) progress() func(done, total int64) {
+	next := time.Now().Add(time.Second)
+	return func(done, total int64) {
+		if now := time.Now(); now.After(next) {
+			next = now.Add(5 * time.Second)
+			v.log.Warn("reading the journal", "percent", 100*done/max(total, 1), "bytes", done)
+		}
+	}
+}
+
+// fail makes the volume read-only, after an error after which nothing that is
+// written can be trusted to last.
+func (v *Volume) fail(err error) {
+	v.broken.Store(true)
+	v.log.Error("the volume is read-only from now on: mount it again once the disk is well", "err", err)
+}
+
+// Journal reports what the journal holds. It is false where there is none: in
+// a clean volume that was opened read-only.
+func (v *Volume) Journal() (journal.Stats, bool) {
+	if v.journal == nil {
+		return journal.Stats{}, false
+	}
+	return v.journal.Stats(), true
+}
+
+// registry holds all files whose content is open. A file with live records stays
+// open when nobody uses it any more, idle, so that its records find their way
+// home whatever becomes of its names, and its size and times are known.
+type registry struct {
+	mu   sync.Mutex
+	open map[cipher.FileID]*blockfile.File
+	idle map[uint64]*blockfile.File // by inode number, which an open file keeps taken
+	kept map[uint64]int             // inodes of descriptors kept for nodes without a name
+}
+
+func newRegistry() *registry {
+	return &registry{open: map[cipher.FileID]*blockfile.File{}, idle: map[uint64]*blockfile.File{}, kept: map[uint64]int{}}
+}
+
+// claim records that file is open, and reports whether no other with its ID is.
+func (r *registry) claim(file *blockfile.File) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if other := r.open[file.ID()]; other != nil && other != file {
+		return false
+	}
+	r.open[file.ID()] = file
+	return true
+}
+
+// get returns the open file of an ID, used or idle.
+func (r *registry) get(id cipher.FileID) *blockfile.File {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.open[id]
+}
+
+// at returns the idle file of an inode. It may be closed any time, which does no
+// harm to who asks for its size.
+func (r *registry) at(ino uint64) *blockfile.File {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.idle[ino]
+}
+
+// resume takes the file of an inode that is open out of the idle ones.
+func (r *registry) resume(ino uint64) *blockfile.File {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	file := r.idle[ino]
+	delete(r.idle, ino)
+	return file
+}
+
+// retire takes back a file that nobody uses. It reports whether the caller is to
+// close it.
+func (r *registry) retire(ino uint64, file *blockfile.File) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if file.Live() {
+		r.idle[ino] = file
+		return false
+	}
+	delete(r.open, file.ID())
+	return true
+}
+
+// keep counts a descriptor kept of an inode, or with -1 one given up.
+func (r *registry) keep(ino uint64, n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.kept[ino] += n; r.kept[ino] == 0 {
+		delete(r.kept, ino)
+	}
+}
+
+// all returns the files that are open.
+func (r *registry) all() (files []*blockfile.File) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, file := range r.open {
+		files = append(files, file)
+	}
+	return files
+}
+
+func (r *registry) idleCount() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.idle)
+}
+
+// settled takes out the idle files that are home.
+func (r *registry) settled() (done []*blockfile.File) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for ino, file := range r.idle {
+		if !file.Live() {
+			delete(r.idle, ino)
+			delete(r.open, file.ID())
+			done = append(done, file)
+		}
+	}
+	return done
+}
+
+// removed takes out the idle files that have no name, and no descriptor by which
+// anyone could still open them.
+func (r *registry) removed() map[uint64]*blockfile.File {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var gone map[uint64]*blockfile.File
+	for ino, file := range r.idle {
+		if r.kept[ino] > 0 {
+			continue
+		}
+		if st, err := file.Backing().Stat(); err != nil || st.Nlink > 0 {
+			continue
+		}
+		if gone == nil {
+			gone = map[uint64]*blockfile.File{}
+		}
+		gone[ino] = file
+		delete(r.idle, ino)
+		delete(r.open, file.ID())
+	}
+	return gone
+}
+
+// restore undoes removed.
+func (r *registry) restore(files map[uint64]*blockfile.File) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for ino, file := range files {
+		r.idle[ino] = file
+		r.open[file.ID()] = file
+	}
+}
+
+// dropRemoved ends the files that are gone, after their removal was made
+// durable, all by one sync, and returns their IDs: their records go nowhere.
+func (v *Volume) dropRemoved() ([]cipher.FileID, error) {
+	files := v.files.removed()
+	if len(files) == 0 {
+		return nil, nil
+	}
+	if err := v.rootDir.SyncAll(); err != nil {
+		v.files.restore(files)
+		return nil, fmt.Errorf("%w: %w", journal.ErrHome, err)
+	}
+	var gone []cipher.FileID
+	for _, file := range files {
+		gone = append(gone, file.ID())
+		v.journal.Forget(file.ID())
+		file.Close()
+	}
+	return gone, nil
+}
+
+// reapDelay is how long removed files are collected before their records, and
+// with their descriptors their space, are given up.
+const reapDelay = time.Second
+
+// reaper drops removed files soon, so that their space becomes free.
+func (v *Volume) reaper() {
+	defer v.workers.Done()
+	for {
+		select {
+		case <-v.stop:
+			return
+		case <-v.reap:
+		}
+		select {
+		case <-v.stop:
+			return
+		case <-time.After(reapDelay):
+		}
+		if _, err := v.dropRemoved(); err != nil {
+			v.complain("removed files cannot be dropped yet", "err", err)
+		}
+	}
+}
+
+// lostName is to be called when the inode lost what may have been its last name
+// or user.
+func (v *Volume) lostName(ino uint64) {
+	if v.journal != nil && v.files.at(ino) != nil {
+		select {
+		case v.reap <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// Checkpoint implements journal.Home. It takes no lock of a node or directory.
+func (v *Volume) Checkpoint(refs []journal.Ref, through journal.LSN) (gone []cipher.FileID, err error) {
+	var errs []error
+	if gone, err = v.dropRemoved(); err != nil {
+		errs = append(errs, err)
+	}
+	var files []*blockfile.File
+	lost := 0
+	for _, r := range refs {
+		if file := v.files.get(r.ID); file != nil {
+			files = append(files, file)
+		} else if !slices.Contains(gone, r.ID) {
+			lost++
+		}
+	}
+	if err := v.syncHeaders(files); err != nil {
+		errs = append(errs, err)
+	} else {
+		errs = append(errs, v.checkpoint(files, through))
+	}
+	for _, file := range v.files.settled() {
+		errs = append(errs, file.Close())
+	}
+	if lost > 0 && v.walked.Load() {
+		errs = append(errs, fmt.Errorf("%d files with records in the journal were not found: %w", lost, ErrDamaged))
+	}
+	return gone, errors.Join(errs...)
+}
+
+// syncHeaders makes durable the headers that may not be.
+func (v *Volume) syncHeaders(files []*blockfile.File) error {
+	var fresh []*blockfile.File
+	for _, file := range files {
+		if file.HeaderNew() {
+			fresh = append(fresh, file)
+		}
+	}
+	if len(fresh) >= syncAllFrom {
+		if err := v.rootDir.SyncAll(); err != nil {
+			return fmt.Errorf("%w: %w", journal.ErrHome, err)
+		}
+		for _, file := range fresh {
+			file.HeaderSynced()
+		}
+		return nil
+	}
+	return each(fresh, func(file *blockfile.File) error {
+		if err := file.SyncHeader(); err != nil && !errors.Is(err, unix.EBADF) { // closed meanwhile
+			return err
+		}
+		return nil
+	})
+}
+
+// checkpoint copies files home, syncs them, and drops the records.
+func (v *Volume) checkpoint(files []*blockfile.File, through journal.LSN) error {
+	var errs []error
+	var begun []*blockfile.Checkpoint
+	for _, file := range files {
+		c, err := file.Checkpoint(through)
+		errs = append(errs, err)
+		if c != nil {
+			begun = append(begun, c)
+		}
+	}
+	if len(begun) >= syncAllFrom {
+		err := v.rootDir.SyncAll()
+		for _, c := range begun {
+			c.End(err == nil)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%w: %w", journal.ErrHome, err))
+		}
+		return errors.Join(errs...)
+	}
+	errs = append(errs, each(begun, func(c *blockfile.Checkpoint) error {
+		err := c.Sync()
+		c.End(err == nil)
+		return err
+	}))
+	return errors.Join(errs...)
+}
+
+// each calls f for all of list, several at a time.
+func each[T any](list []T, f func(T) error) error {
+	errs := make([]error, len(list))
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, syncWorkers)
+	for i, x := range list {
+		slots <- struct{}{}
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			errs[i] = f(x)
+			<-slots
+		}()
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// maxIdle bounds the files that are open for the journal alone.
+const maxIdle = 256
+
+// settle brings everything home where too many files wait for it. The caller
+// holds no lock.
+func (v *Volume) settle() {
+	if v.journal == nil || v.ro || v.files.idleCount() <= maxIdle {
+		return
+	}
+	v.settling.Lock()
+	defer v.settling.Unlock()
+	if v.files.idleCount() <= maxIdle || v.broken.Load() {
+		return
+	}
+	if err := v.journal.Drain(); err != nil {
+		v.complain("files wait for their checkpoint", "err", err)
+	}
+}
+
+// contentOf returns the open file of a node, used or idle, for a look at what
+// it knows; nil if there is none.
+func (v *Volume) contentOf(n *Node) *blockfile.File {
+	n.use.Lock()
+	file := n.file
+	n.use.Unlock()
+	if file == nil && v.journal != nil && !v.gone(n) {
+		file = v.files.at(n.ino)
+	}
+	return file
+}
+
+// attrsChanged and renamed see to it that the next fsync of a node's file covers
+// what was changed.
+func (v *Volume) attrsChanged(n *Node) {
+	if n == nil || !n.isRegular() {
+		return
+	}
+	if file := v.contentOf(n); file != nil {
+		file.AttrsChanged()
+	}
+}
+
+func (v *Volume) renamed(n *Node) {
+	if n == nil || !n.isRegular() {
+		return
+	}
+	if file := v.contentOf(n); file != nil {
+		file.Renamed()
+	}
+}
+
+// settleBefore makes the content of the inode st durable before it takes the
+// place of another file.
+func (v *Volume) settleBefore(st *Stat) error {
+	n := v.table.at(st.Ino)
+	if v.journal == nil || n == nil || !n.isRegular() {
+		return nil
+	}
+	file := v.contentOf(n)
+	if file == nil || !file.Live() && !file.HeaderNew() {
+		return nil
+	}
+	if err := file.Sync(false); err != nil && !errors.Is(err, unix.EBADF) { // closed meanwhile: it is home
+		return err
+	}
+	return nil
+}
+
+// recordMtime has the journal know a modification time that is about to be set
+// at home, where live records know another one.
+func (v *Volume) recordMtime(n *Node, t unix.Timespec) error {
+	if v.journal == nil || !n.isRegular() || t.Nsec == unix.UTIME_OMIT {
+		return nil
+	}
+	file := v.contentOf(n)
+	if (file == nil || !file.Live()) && (!v.unclean.Load() || n.checked.Load()) {
+		return nil
+	}
+	file, err := v.openFile(n)
+	if err != nil {
+		return nil // home gets the time; there are no records to overrule it
+	}
+	defer v.leave(n)
+	if t.Nsec == unix.UTIME_NOW {
+		t = unix.NsecToTimespec(time.Now().UnixNano())
+	}
+	return file.SetMtime(t)
+}

@@ -69,6 +69,7 @@ func TestKilledServer(t *testing.T) {
 	m := newMount(t, 4096)
 	must(t, os.Mkdir(m.path("dir"), 0o700))
 	must(t, os.WriteFile(m.path("dir/file"), bytes.Repeat([]byte("content"), 50_000), 0o600))
+	time.Sleep(200 * time.Millisecond) // what is written stays for so long in this process alone
 	must(t, m.server.Process.Kill())
 	m.server.Wait()
 	m.server = nil

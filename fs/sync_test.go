@@ -99,7 +99,7 @@ func TestErrorsOfTheBackingSideArrive(t *testing.T) {
 		plan faultfs.Plan
 		call func() error
 	}{
-		{"no space to write", faultfs.Plan{Kind: faultfs.Write, Err: unix.ENOSPC},
+		{"no space to write", faultfs.Plan{Kind: faultfs.Allocate, Err: unix.ENOSPC},
 			func() error { _, err := unix.Pwrite(fd, make([]byte, 10_000), 0); return err }},
 		{"no quota to create", faultfs.Plan{Kind: faultfs.Name, Err: unix.EDQUOT},
 			func() error { return unix.Mkdir(filepath.Join(dir, "d"), 0o700) }},

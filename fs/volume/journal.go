@@ -405,9 +405,10 @@ func (v *Volume) settle() {
 // it knows; nil if there is none.
 func (v *Volume) contentOf(n *Node) *blockfile.File {
 	n.use.Lock()
-	file := n.file
+	file, orphan := n.file, n.orphan != nil
 	n.use.Unlock()
-	if file == nil && v.journal != nil && !v.gone(n) {
+	// The inode number is still this node's if it has a name or a descriptor.
+	if file == nil && v.journal != nil && (orphan || !v.gone(n)) {
 		file = v.files.at(n.ino)
 	}
 	return file

@@ -118,7 +118,6 @@ func (v *Volume) SetAttr(id NodeID, c Change) (Stat, error) {
 // change applies c in the order in which one attribute bears on another:
 // chown clears set-ID bits, truncate moves times.
 func (v *Volume) change(n *Node, c Change) error {
-	defer n.read.Store(false)
 	if c.Mask&ChangeSize != 0 {
 		if err := v.resize(n, c); err != nil {
 			return err
@@ -184,7 +183,6 @@ func (v *Volume) resize(n *Node, c Change) error {
 		return err
 	}
 	defer v.leave(n)
-	defer n.read.Store(false)
 	if err := v.dropPrivileges(n, file.Backing(), c.By); err != nil {
 		return err
 	}

@@ -59,8 +59,6 @@ type File struct {
 	appended int64 // bytes that the file grew by, by writing
 
 	reserved atomic.Int64 // up to where the user had backing space allocated
-	touched  atomic.Int64 // when the access time was last seen to, Unix seconds
-	changed  atomic.Bool  // since then
 
 	// chain is held to change which groups there are, and shared to rely on it.
 	// It is taken before any group's mu.

@@ -74,8 +74,6 @@ func (h *hooked) Datasync() error {
 	return err
 }
 
-func (h *hooked) Touch() error { return h.File.(backing.Toucher).Touch() }
-
 func (h *hooked) Sync() error {
 	_, err := h.before("sync", 0, 0)
 	return err

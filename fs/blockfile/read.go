@@ -4,16 +4,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"time"
 
 	"github.com/plyfs/plyfs/cipher"
-	"github.com/plyfs/plyfs/fs/backing"
 	"golang.org/x/sys/unix"
 )
 
 // ReadAt reads from off. It reads less than p holds only at the end of the
 // file, and then returns no error. Where a block does not open, n says how much
-// before it is good.
+// before it is good. On a backing file that is a Accessor of package backing it leaves the
+// access time alone, as all of the package does.
 func (f *File) ReadAt(p []byte, off int64) (n int, err error) {
 	if off < 0 {
 		return 0, unix.EINVAL
@@ -27,7 +26,6 @@ func (f *File) ReadAt(p []byte, off int64) (n int, err error) {
 	}
 	l := f.locks.acquire(first, last, false)
 	defer f.locks.release(l)
-	f.touch()
 	size := f.Size()
 	if off >= size {
 		return 0, nil
@@ -39,25 +37,6 @@ func (f *File) ReadAt(p []byte, off int64) (n int, err error) {
 		n += m
 	}
 	return n, err
-}
-
-// touchInterval is the seconds after which a read moves the access time of a
-// file that did not change; of one that did it is one second.
-const touchInterval = 3600
-
-// touch has the access time follow a read of the user's, roughly as relatime
-// does. What the package reads for itself must not show there.
-func (f *File) touch() {
-	now := time.Now().Unix()
-	since := now - f.touched.Load()
-	if f.ro || since == 0 || since < touchInterval && !f.changed.Load() {
-		return
-	}
-	f.touched.Store(now)
-	f.changed.Store(false)
-	if b, ok := f.b.(backing.Toucher); ok {
-		_ = b.Touch()
-	}
 }
 
 // readSome reads from off what can be read in one way: the whole blocks at the

@@ -245,6 +245,7 @@ func (f *File) apply(ch *change) error {
 	if f.closed.Load() {
 		return unix.EBADF
 	}
+	f.changed.Store(true)
 	err := f.growHome(ch)
 	if err == nil {
 		err = f.writeBodies(ch)

@@ -21,6 +21,7 @@ var ErrCorrupt = errors.New("file is damaged")
 type Config struct {
 	Volume   *cipher.Volume
 	ReadOnly bool // changes fail with EROFS, and nothing is written
+	NoAtime  bool // reading does not move access times
 	// Unclean says that the volume was not unmounted cleanly. Then a file whose
 	// header is missing or zero and that holds nothing was never synced and is
 	// taken as empty, and what a change that was cut off left is cleared away.
@@ -44,6 +45,7 @@ type File struct {
 	cache   *Cache
 	log     limitedLog
 	ro      bool
+	noAtime bool
 	unclean bool
 
 	locks rangeLocks
@@ -59,6 +61,8 @@ type File struct {
 	appended int64 // bytes that the file grew by, by writing
 
 	reserved atomic.Int64 // up to where the user had backing space allocated
+	touched  atomic.Int64 // when the access time was last seen to, Unix seconds
+	changed  atomic.Bool  // since then
 
 	// chain is held to change which groups there are, and shared to rely on it.
 	// It is taken before any group's mu.
@@ -78,7 +82,7 @@ func newFile(b backing.File, c Config) *File {
 	}
 	f := &File{
 		b: b, volume: c.Volume, layout: c.Volume.Layout(), bs: int64(c.Volume.BlockSize()),
-		cache: c.Cache, ro: c.ReadOnly, unclean: c.Unclean,
+		cache: c.Cache, ro: c.ReadOnly, noAtime: c.NoAtime || c.ReadOnly, unclean: c.Unclean,
 		log: limitedLog{c.Log, &c.Cache.quiet}, groups: map[uint64]*group{},
 	}
 	f.torn.Store(c.Unclean)

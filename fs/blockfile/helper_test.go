@@ -74,6 +74,8 @@ func (h *hooked) Datasync() error {
 	return err
 }
 
+func (h *hooked) Accessed() error { return h.File.(backing.Accessor).Accessed() }
+
 func (h *hooked) Sync() error {
 	_, err := h.before("sync", 0, 0)
 	return err

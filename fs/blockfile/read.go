@@ -4,15 +4,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/plyfs/plyfs/cipher"
+	"github.com/plyfs/plyfs/fs/backing"
 	"golang.org/x/sys/unix"
 )
 
 // ReadAt reads from off. It reads less than p holds only at the end of the
 // file, and then returns no error. Where a block does not open, n says how much
-// before it is good. On a backing file that is a Accessor of package backing it leaves the
-// access time alone, as all of the package does.
+// before it is good.
 func (f *File) ReadAt(p []byte, off int64) (n int, err error) {
 	if off < 0 {
 		return 0, unix.EINVAL
@@ -26,6 +27,7 @@ func (f *File) ReadAt(p []byte, off int64) (n int, err error) {
 	}
 	l := f.locks.acquire(first, last, false)
 	defer f.locks.release(l)
+	f.access()
 	size := f.Size()
 	if off >= size {
 		return 0, nil
@@ -37,6 +39,28 @@ func (f *File) ReadAt(p []byte, off int64) (n int, err error) {
 		n += m
 	}
 	return n, err
+}
+
+// accessInterval is the seconds after which a read moves the access time of a
+// file that did not change; of one that did it is one second.
+const accessInterval = 3600
+
+// access has the access time follow a read of the user's, roughly as relatime
+// does. What the package reads for itself must not show there.
+func (f *File) access() {
+	if f.noAtime {
+		return
+	}
+	now := time.Now().Unix()
+	since := now - f.touched.Load()
+	if since == 0 || since < accessInterval && !f.changed.Load() {
+		return
+	}
+	f.touched.Store(now)
+	f.changed.Store(false)
+	if b, ok := f.b.(backing.Accessor); ok {
+		_ = b.Accessed() // no reason to fail the read
+	}
 }
 
 // readSome reads from off what can be read in one way: the whole blocks at the

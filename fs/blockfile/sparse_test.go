@@ -330,21 +330,56 @@ func TestAllocateAhead(t *testing.T) {
 	}
 }
 
-// What the package reads does not move the access time.
+// Reads of the user's move the access time; opening, and what a write reads,
+// do not.
 func TestAccessTime(t *testing.T) {
 	d := newDisk(t, cipher.SuiteDouble, 4096)
 	f := d.create("f")
 	write(t, f, pattern(1, 10000), 0)
-	if err := f.b.Utimes(unix.Timespec{Sec: 1}, unix.Timespec{Sec: 2}); err != nil {
-		t.Fatal(err)
+	old := func() {
+		t.Helper()
+		if err := f.b.Utimes(unix.Timespec{Sec: 1}, unix.Timespec{Sec: 2}); err != nil {
+			t.Fatal(err)
+		}
 	}
+	moved := func() bool {
+		t.Helper()
+		st, err := f.b.Stat()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return st.Atim.Sec != 1
+	}
+	old()
 	f.Close()
 	f = d.mustOpen("f")
 	write(t, f, []byte("part"), 5000)
+	if moved() {
+		t.Error("opening or writing moved the access time")
+	}
 	read(t, f, 0, 10)
-	st, err := f.b.Stat()
-	if err != nil || st.Atim.Sec != 1 {
-		t.Errorf("access time %d, %v", st.Atim.Sec, err)
+	if !moved() {
+		t.Skip("access times are not kept here")
+	}
+	old()
+	f.touched.Add(-1) // a second later, but nothing was written
+	read(t, f, 0, 10)
+	if moved() {
+		t.Error("a second read moved the access time")
+	}
+	write(t, f, []byte("part"), 5000)
+	f.touched.Add(-1)
+	read(t, f, 0, 10)
+	if !moved() {
+		t.Error("a read after a write did not move the access time")
+	}
+	f.Close()
+	d.c.NoAtime = true
+	f = d.mustOpen("f")
+	old()
+	read(t, f, 0, 10)
+	if moved() {
+		t.Error("the access time moved in spite of NoAtime")
 	}
 }
 

@@ -64,24 +64,24 @@ func (v *Volume) attr(n *Node) (Stat, error) {
 	if err != nil {
 		return Stat{}, err
 	}
-	return st, v.present(n, &st)
+	v.present(n, &st)
+	return st, nil
 }
 
 // present turns what the backing filesystem says of n into what the volume
 // shows. The caller holds no directory's lock.
-func (v *Volume) present(n *Node, st *Stat) error {
+func (v *Volume) present(n *Node, st *Stat) {
 	st.Blksize = int64(v.layout.BlockSize())
 	switch n.kind {
 	case unix.S_IFREG:
 		st.Size = v.sizeOf(n, st.Size)
 	case unix.S_IFLNK:
-		return v.linkSize(n, st)
+		st.Size = v.linkSize(n, st.Size)
 	case unix.S_IFDIR:
 		if n.id == RootID && st.Nlink > 2 {
 			st.Nlink-- // .plyfs
 		}
 	}
-	return nil
 }
 
 // sizeOf is the size of a regular file whose backing file is physical bytes

@@ -242,7 +242,7 @@ func (v *Volume) openFile(n *Node) (*blockfile.File, error) {
 	if err := v.install(n, file); err != nil {
 		return nil, err
 	}
-	n.checked.Store(true)
+	n.checked.Store(!v.ro) // what is read-only is not trimmed
 	return file, nil
 }
 

@@ -31,7 +31,6 @@ type adapter struct {
 	fuse.RawFileSystem // answers ENOSYS
 	v                  *volume.Volume
 	log                *slog.Logger
-	noAtime            bool
 	server             *fuse.Server
 
 	files handles[*openFile]
@@ -41,12 +40,11 @@ type adapter struct {
 	stale  sync.Map      // NodeIDs whose cached pages may be outdated
 }
 
-func newAdapter(v *volume.Volume, o Options, log *slog.Logger) *adapter {
+func newAdapter(v *volume.Volume, log *slog.Logger) *adapter {
 	return &adapter{
 		RawFileSystem: fuse.NewDefaultRawFileSystem(),
 		v:             v,
 		log:           log,
-		noAtime:       o.NoAtime,
 		notify:        make(chan struct{}, notifySlots),
 	}
 }

@@ -63,7 +63,7 @@ func (g *gate) Read(c <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadRe
 func TestParallelDirectIO(t *testing.T) {
 	back, dir := filepath.Join(t.TempDir(), "back"), t.TempDir()
 	g := &gate{reads: meeting{all: make(chan struct{})}, writes: meeting{all: make(chan struct{})}}
-	g.adapter = newAdapter(openTestVolume(t, back, asItIs), Options{}, slog.New(slog.DiscardHandler))
+	g.adapter = newAdapter(openTestVolume(t, back, asItIs), slog.New(slog.DiscardHandler))
 	server, err := mount(dir, g, Options{Source: back}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)

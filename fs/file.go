@@ -39,12 +39,11 @@ func (a *adapter) opened(h *volume.Handle, flags uint32, out *fuse.OpenOut) {
 	}
 }
 
-func (a *adapter) openOptions(in *fuse.InHeader, flags, how uint32) volume.OpenOptions {
+func openOptions(in *fuse.InHeader, flags, how uint32) volume.OpenOptions {
 	return volume.OpenOptions{
 		Truncate: flags&unix.O_TRUNC != 0,
 		By:       writer(in, how&fuse.OPEN_KILL_SUIDGID != 0),
 		Cached:   !isDirect(flags),
-		NoAtime:  a.noAtime || flags&unix.O_NOATIME != 0,
 	}
 }
 
@@ -55,7 +54,7 @@ func writer(in *fuse.InHeader, dropSetIDs bool) volume.Writer {
 }
 
 func (a *adapter) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
-	h, err := a.v.Open(id(in.NodeId), a.openOptions(&in.InHeader, in.Flags, in.Mode))
+	h, err := a.v.Open(id(in.NodeId), openOptions(&in.InHeader, in.Flags, in.Mode))
 	if err != nil {
 		return status(err)
 	}
@@ -64,7 +63,7 @@ func (a *adapter) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fu
 }
 
 func (a *adapter) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
-	o := a.openOptions(&in.InHeader, in.Flags, in.OpenFlags)
+	o := openOptions(&in.InHeader, in.Flags, in.OpenFlags)
 	e, h, err := a.v.Create(id(in.NodeId), name, creator(&in.InHeader, in.Mode, in.Umask), o)
 	if errors.Is(err, unix.EEXIST) && in.Flags&unix.O_EXCL == 0 {
 		// The kernel believed the name to be free.
@@ -78,7 +77,7 @@ func (a *adapter) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out 
 }
 
 func (a *adapter) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) fuse.Status {
-	e, h, err := a.v.Tmpfile(id(in.NodeId), creator(&in.InHeader, in.Mode, in.Umask), a.openOptions(&in.InHeader, in.Flags, in.OpenFlags))
+	e, h, err := a.v.Tmpfile(id(in.NodeId), creator(&in.InHeader, in.Mode, in.Umask), openOptions(&in.InHeader, in.Flags, in.OpenFlags))
 	return a.created(e, h, in.Flags, out, err)
 }
 

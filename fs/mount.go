@@ -67,7 +67,7 @@ func Mount(mountpoint string, v *volume.Volume, o Options) (*Server, error) {
 	if v.ReadOnly() && !o.ReadOnly {
 		return nil, errors.New("a volume opened read-only cannot be mounted read-write")
 	}
-	return mount(mountpoint, newAdapter(v, o, logger), o, logger)
+	return mount(mountpoint, newAdapter(v, logger), o, logger)
 }
 
 // mount is Mount of what answers for v.

@@ -26,6 +26,7 @@ func TestRulesOfADiskFilesystem(t *testing.T) {
 		"umask":                 umasks,
 		"sticky directories":    stickyDirs,
 		"truncation and times":  truncation,
+		"access times":          accessTimes,
 		"devices and fifos":     specialFiles,
 		"unnamed files":         unnamedFiles,
 		"xattrs by other users": xattrsOfOthers,
@@ -359,6 +360,35 @@ func truncation(s *script) {
 	s.try("rename back", unix.Rename(s.path("g"), s.path("f")))
 	moved("setxattr", func() error { return unix.Setxattr(s.path("f"), "user.a", []byte("b"), 0) })
 	moved("nothing", func() error { return nil })
+}
+
+// accessTimes looks at what moves atime: the user's reads, not the volume's.
+func accessTimes(s *script) {
+	moved := func(what string, call func() error) {
+		var before, after unix.Stat_t
+		unix.Lstat(s.path("f"), &before)
+		s.try(what, call())
+		unix.Lstat(s.path("f"), &after)
+		s.say("%s: atime moved %v, ctime moved %v", what, before.Atim != after.Atim, before.Ctim != after.Ctim)
+	}
+	s.create("f", 0o600)
+	open := func(f func(fd int) error) error {
+		fd, err := unix.Open(s.path("f"), unix.O_RDWR, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		return f(fd)
+	}
+	moved("open", func() error { return open(func(int) error { return nil }) })
+	moved("a small write in a block", func() error { return open(write) })
+	moved("getxattr", func() error { unix.Getxattr(s.path("f"), "user.a", nil); return nil })
+	moved("seek", func() error {
+		return open(func(fd int) error { _, err := unix.Seek(fd, 0, unix.SEEK_DATA); return err })
+	})
+	moved("read", func() error {
+		return open(func(fd int) error { _, err := unix.Pread(fd, make([]byte, 5), 0); return err })
+	})
 }
 
 func specialFiles(s *script) {

@@ -147,7 +147,15 @@ const (
 func asUser(uid, gid int, groups []int, f func() error) error {
 	done := make(chan error)
 	go func() {
-		runtime.LockOSThread() // never unlocked: the thread is not reused
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			// The first thread stands for the process in /proc: use another,
+			// which it is as long as this one is held.
+			done <- asUser(uid, gid, groups, f)
+			runtime.UnlockOSThread()
+			return
+		}
+		// Never unlocked: the thread ends with the goroutine.
 		done <- func() error {
 			g := make([]uint32, len(groups)+1)
 			g[0] = uint32(gid)

@@ -204,11 +204,15 @@ func checkNames(s *keystore.Store, names keystore.Names) error {
 	return nil
 }
 
-// makeDir makes dir unless it is there, and reports whether it did.
+// makeDir makes dir unless it is there, and reports whether it did. Its mode is
+// that of the root directory in the mount: 0755, as mkfs gives one.
 func makeDir(dir string) (made bool, err error) {
-	err = os.Mkdir(dir, 0o700)
+	err = os.Mkdir(dir, 0o755)
 	if errors.Is(err, os.ErrExist) {
 		return false, nil
+	}
+	if err == nil {
+		err = os.Chmod(dir, 0o755) // whatever the umask
 	}
 	return err == nil, err
 }

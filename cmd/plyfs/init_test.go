@@ -13,7 +13,7 @@ func TestInitMakesDefaultStores(t *testing.T) {
 	if r.stdout != "" {
 		t.Errorf("standard output has %q", r.stdout)
 	}
-	for path, mode := range map[string]os.FileMode{b.cipher: 0o700, filepath.Join(b.keys, "data.store"): 0o600} {
+	for path, mode := range map[string]os.FileMode{b.cipher: 0o755, filepath.Join(b.keys, "data.store"): 0o600} {
 		if st, err := os.Stat(path); err != nil || st.Mode().Perm() != mode {
 			t.Errorf("%s: mode %v, error %v", path, st.Mode(), err)
 		}

@@ -88,10 +88,11 @@ type Dir interface {
 	Close() error
 }
 
-// Toucher is a [File] whose reading leaves the access time alone, so that what
-// the volume reads for itself does not show. Touch does to it what a read does.
-type Toucher interface {
-	Touch() error
+// Accessor is a [File] whose ReadAt leaves the access time alone, so that what
+// the volume reads for itself does not show. Accessed moves it as a read does, by
+// the rules of the backing mount, and no other time.
+type Accessor interface {
+	Accessed() error
 }
 
 // File is an open regular file. Methods are safe for concurrent use.

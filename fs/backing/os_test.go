@@ -149,7 +149,7 @@ func TestFileReadWrite(t *testing.T) {
 	must(t, f.Close(), ro.Flock(unix.LOCK_EX|unix.LOCK_NB), ro.Close())
 }
 
-// Reading leaves the access time, Touch moves it and nothing else.
+// Reading leaves the access time, Accessed moves it and nothing else.
 func TestAccessTime(t *testing.T) {
 	d, path := openTemp(t)
 	f := mustFile(t, d, "f")
@@ -166,25 +166,25 @@ func TestAccessTime(t *testing.T) {
 			t.Error("reading moved the access time")
 		}
 	}
-	must(t, f.(Toucher).Touch())
+	must(t, f.(Accessor).Accessed())
 	after, err := f.Stat()
 	must(t, err)
 	if after.Mtim != before.Mtim || after.Ctim != before.Ctim {
-		t.Error("touching moved other times")
+		t.Error("Accessed moved other times")
 	}
 	if after.Atim == old {
 		if _, err := os.ReadFile(filepath.Join(path, "f")); err != nil {
 			t.Fatal(err)
 		}
 		if st, _ := f.Stat(); st.Atim != old {
-			t.Error("touching did not move the access time")
+			t.Error("Accessed did not move the access time")
 		} // else it is mounted so
 	}
 	must(t, f.Utimes(old, unix.Timespec{Sec: 2000}))
 	_, err = f.ReadAt(make([]byte, 5), 0)
 	must(t, err)
 	if st, _ := f.Stat(); st.Atim != old {
-		t.Error("reading moves the access time after Touch")
+		t.Error("reading moves the access time after Accessed")
 	}
 }
 

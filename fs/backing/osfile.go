@@ -10,12 +10,12 @@ import (
 // osFile is a File of the operating system.
 type osFile struct {
 	*handle
-	touching *sync.Mutex
+	accessing *sync.Mutex
 }
 
 var _ interface {
 	File
-	Toucher
+	Accessor
 } = osFile{}
 
 // regular takes over fd if it is a regular file and closes it otherwise. No
@@ -75,12 +75,12 @@ func (f osFile) WriteAt(p []byte, off int64) (n int, err error) {
 	return n, nil
 }
 
-// Touch reads a byte with O_NOATIME taken off the descriptor: setting the
-// access time would move the change time, and every reader's time differs by
-// the options of the backing mount.
-func (f osFile) Touch() error {
-	f.touching.Lock()
-	defer f.touching.Unlock()
+// Accessed reads a byte with O_NOATIME taken off the descriptor: setting the
+// access time would move the change time, and whether a read moves it is for
+// the options of the backing mount to say.
+func (f osFile) Accessed() error {
+	f.accessing.Lock()
+	defer f.accessing.Unlock()
 	return f.do(func(fd int) error {
 		flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
 		if err != nil {

@@ -22,6 +22,7 @@ var ErrCorrupt = errors.New("file is damaged")
 type Config struct {
 	Volume   *cipher.Volume
 	ReadOnly bool // changes fail with EROFS, and nothing is written
+	NoAtime  bool // reading does not move access times
 	// Unclean says that the volume was not unmounted cleanly. Then a file whose
 	// header is missing or zero and that holds nothing was never synced and is
 	// taken as empty, and what a change that was cut off left is cleared away.
@@ -48,6 +49,7 @@ type File struct {
 	cache   *Cache
 	log     limitedLog
 	ro      bool
+	noAtime bool
 	unclean bool
 
 	journal  *journal.Journal // nil without
@@ -102,7 +104,7 @@ func newFile(b backing.File, c Config) *File {
 	}
 	f := &File{
 		b: b, volume: c.Volume, layout: c.Volume.Layout(), bs: int64(c.Volume.BlockSize()),
-		cache: c.Cache, ro: c.ReadOnly, unclean: c.Unclean,
+		cache: c.Cache, ro: c.ReadOnly, noAtime: c.NoAtime || c.ReadOnly, unclean: c.Unclean,
 		log: limitedLog{c.Log, &c.Cache.quiet}, groups: map[uint64]*group{},
 	}
 	f.torn.Store(c.Unclean && c.Journal == nil)

@@ -76,7 +76,7 @@ func (h *hooked) Datasync() error {
 	return err
 }
 
-func (h *hooked) Touch() error { return h.File.(backing.Toucher).Touch() }
+func (h *hooked) Accessed() error { return h.File.(backing.Accessor).Accessed() }
 
 func (h *hooked) Sync() error {
 	_, err := h.before("sync", 0, 0)

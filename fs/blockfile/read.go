@@ -27,7 +27,7 @@ func (f *File) ReadAt(p []byte, off int64) (n int, err error) {
 	}
 	l := f.locks.acquire(first, last, false)
 	defer f.locks.release(l)
-	f.touch()
+	f.access()
 	size := f.Size()
 	if off >= size {
 		return 0, nil
@@ -41,22 +41,25 @@ func (f *File) ReadAt(p []byte, off int64) (n int, err error) {
 	return n, err
 }
 
-// touchInterval is the seconds after which a read moves the access time of a
+// accessInterval is the seconds after which a read moves the access time of a
 // file that did not change; of one that did it is one second.
-const touchInterval = 3600
+const accessInterval = 3600
 
-// touch has the access time follow a read of the user's, roughly as relatime
+// access has the access time follow a read of the user's, roughly as relatime
 // does. What the package reads for itself must not show there.
-func (f *File) touch() {
+func (f *File) access() {
+	if f.noAtime {
+		return
+	}
 	now := time.Now().Unix()
 	since := now - f.touched.Load()
-	if f.ro || since == 0 || since < touchInterval && !f.changed.Load() {
+	if since == 0 || since < accessInterval && !f.changed.Load() {
 		return
 	}
 	f.touched.Store(now)
 	f.changed.Store(false)
-	if b, ok := f.b.(backing.Toucher); ok {
-		_ = b.Touch()
+	if b, ok := f.b.(backing.Accessor); ok {
+		_ = b.Accessed() // no reason to fail the read
 	}
 }
 

@@ -64,24 +64,24 @@ func (v *Volume) attr(n *Node) (Stat, error) {
 	if err != nil {
 		return Stat{}, err
 	}
-	return st, v.present(n, &st)
+	v.present(n, &st)
+	return st, nil
 }
 
 // present turns what the backing filesystem says of n into what the volume
 // shows. The caller holds no directory's lock.
-func (v *Volume) present(n *Node, st *Stat) error {
+func (v *Volume) present(n *Node, st *Stat) {
 	st.Blksize = int64(v.layout.BlockSize())
 	switch n.kind {
 	case unix.S_IFREG:
 		v.contentAttr(n, st)
 	case unix.S_IFLNK:
-		return v.linkSize(n, st)
+		st.Size = v.linkSize(n, st.Size)
 	case unix.S_IFDIR:
 		if n.id == RootID && st.Nlink > 2 {
 			st.Nlink-- // .plyfs
 		}
 	}
-	return nil
 }
 
 // contentAttr puts size and times of a regular file's content into st, which is
@@ -127,7 +127,6 @@ func (v *Volume) SetAttr(id NodeID, c Change) (Stat, error) {
 // change applies c in the order in which one attribute bears on another:
 // chown clears set-ID bits, truncate moves times.
 func (v *Volume) change(n *Node, c Change) error {
-	defer n.read.Store(false)
 	if c.Mask&ChangeSize != 0 {
 		if err := v.resize(n, c); err != nil {
 			return err
@@ -199,7 +198,6 @@ func (v *Volume) resize(n *Node, c Change) error {
 		return err
 	}
 	defer v.leave(n)
-	defer n.read.Store(false)
 	if err := v.dropPrivileges(n, file.Backing(), c.By); err != nil {
 		return err
 	}

@@ -160,11 +160,7 @@ func (v *Volume) Create(parent NodeID, name string, c Creator, o OpenOptions) (E
 		return Entry{}, nil, err
 	}
 	h := v.handle(n, file, o)
-	e, err := v.entry(n, &st)
-	if err != nil {
-		h.Close()
-	}
-	return e, h, err
+	return v.entry(n, &st), h, nil
 }
 
 // createFile makes the empty regular file; it is in use once.
@@ -238,8 +234,7 @@ func (v *Volume) Tmpfile(parent NodeID, c Creator, o OpenOptions) (Entry, *Handl
 		return Entry{}, nil, err
 	}
 	h := v.handle(n, file, o)
-	e, err := v.entry(n, &st)
-	return e, h, err
+	return v.entry(n, &st), h, nil
 }
 
 // Mknod makes a regular file, fifo, socket or device; kind is its S_IFMT.
@@ -263,7 +258,7 @@ func (v *Volume) Mknod(parent NodeID, name string, c Creator, kind uint32, rdev 
 	if err != nil {
 		return Entry{}, err
 	}
-	return v.entry(n, &st)
+	return v.entry(n, &st), nil
 }
 
 func (m *making) mknod(kind uint32, rdev uint64) (n *Node, st Stat, err error) {
@@ -305,7 +300,7 @@ func (v *Volume) Link(id, parent NodeID, name string) (Entry, error) {
 	if err != nil {
 		return Entry{}, err
 	}
-	return v.entry(n, &st)
+	return v.entry(n, &st), nil
 }
 
 // link makes the name b of n in the directory to, by one of n's names or, if

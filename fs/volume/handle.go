@@ -16,7 +16,6 @@ type OpenOptions struct {
 	Truncate bool   // to size 0
 	By       Writer // of Truncate
 	Cached   bool   // the caller keeps what it reads, see Handle.Mixed
-	NoAtime  bool   // reads leave atime as it is
 }
 
 // Handle is an open regular file. It goes on after the file's last name is
@@ -27,8 +26,6 @@ type Handle struct {
 	file   *blockfile.File
 	cached bool
 	closed atomic.Bool
-
-	noAtime bool
 }
 
 // Open opens the regular file of a node.
@@ -68,7 +65,7 @@ func (v *Volume) handle(n *Node, file *blockfile.File, o OpenOptions) *Handle {
 	if o.Cached {
 		n.cached.Add(1)
 	}
-	return &Handle{v: v, n: n, file: file, cached: o.Cached, noAtime: o.NoAtime}
+	return &Handle{v: v, n: n, file: file, cached: o.Cached}
 }
 
 // Close ends the handle. What was written is not synced by it.
@@ -100,26 +97,7 @@ func (h *Handle) ReadAt(p []byte, off int64) (int, error) {
 	if off < 0 {
 		return 0, unix.EINVAL
 	}
-	n, err := h.file.ReadAt(p, off)
-	if n > 0 && !h.noAtime {
-		h.n.accessed(h.file.Backing())
-	}
-	return n, err
-}
-
-// accessor is a backing file whose reads leave atime as it is, but for
-// Accessed, which moves it as the rules of the backing's mount want.
-type accessor interface{ Accessed() error }
-
-// accessed moves atime for a read that somebody asked for. By the rule that
-// mounts have by default, only the first read after a change does.
-func (n *Node) accessed(f backing.File) {
-	if n.read.Load() || n.read.Swap(true) {
-		return
-	}
-	if a, ok := f.(accessor); ok {
-		_ = a.Accessed() // no reason to fail the read
-	}
+	return h.file.ReadAt(p, off)
 }
 
 // WriteAt writes p at off.
@@ -168,7 +146,6 @@ func (h *Handle) writable(by Writer) error {
 	if err := h.v.writable(); err != nil {
 		return err
 	}
-	h.n.read.Store(false)
 	return h.v.dropPrivileges(h.n, h.file.Backing(), by)
 }
 
@@ -278,7 +255,7 @@ func (v *Volume) openFile(n *Node) (*blockfile.File, error) {
 	if err := v.install(n, file); err != nil {
 		return nil, err
 	}
-	n.checked.Store(true)
+	n.checked.Store(!v.ro) // what is read-only is not trimmed
 	return file, nil
 }
 

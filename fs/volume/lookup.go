@@ -34,17 +34,14 @@ func (v *Volume) enter(n *Node, d *openDir, b backName) (Entry, error) {
 		v.mendSidecar(d, b)
 	}
 	n.names.RUnlock()
-	return v.entry(child, &st)
+	return v.entry(child, &st), nil
 }
 
-// entry completes the Entry of a node that was adopted for it. The caller
-// holds no directory's lock.
-func (v *Volume) entry(n *Node, st *Stat) (Entry, error) {
-	if err := v.present(n, st); err != nil {
-		v.table.forget(n.id, 1)
-		return Entry{}, err
-	}
-	return Entry{ID: n.id, Attr: *st}, nil
+// entry is the Entry of a node that was adopted for it. The caller holds no
+// directory's lock.
+func (v *Volume) entry(n *Node, st *Stat) Entry {
+	v.present(n, st)
+	return Entry{ID: n.id, Attr: *st}
 }
 
 // mendSidecar makes the sidecar of a long name that was found to exist, should

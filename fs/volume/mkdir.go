@@ -20,7 +20,7 @@ func (v *Volume) Mkdir(parent NodeID, name string, c Creator) (Entry, error) {
 	if err != nil {
 		return Entry{}, err
 	}
-	return v.entry(n, &st)
+	return v.entry(n, &st), nil
 }
 
 func (m *making) mkdir() (*Node, Stat, error) {

@@ -70,7 +70,6 @@ type Node struct {
 	fileID  atomic.Pointer[cipher.FileID]
 	checked atomic.Bool  // the physical length was found to agree with the header
 	cached  atomic.Int32 // handles whose owner caches what it reads
-	read    atomic.Bool  // atime was moved by a read since the last change
 
 	// The file is known to have neither set-ID bits nor capabilities while
 	// plain is one more than changes, which counts what may give it some.

@@ -288,12 +288,9 @@ func (v *Volume) Checkpoint(refs []journal.Ref, through journal.LSN) (gone []cip
 		errs = append(errs, err)
 	}
 	var files []*blockfile.File
-	lost := 0
 	for _, r := range refs {
 		if file := v.files.get(r.ID); file != nil {
 			files = append(files, file)
-		} else if !slices.Contains(gone, r.ID) {
-			lost++
 		}
 	}
 	if err := v.syncHeaders(files); err != nil {
@@ -304,10 +301,25 @@ func (v *Volume) Checkpoint(refs []journal.Ref, through journal.LSN) (gone []cip
 	for _, file := range v.files.settled() {
 		errs = append(errs, file.Close())
 	}
-	if lost > 0 && v.walked.Load() {
-		errs = append(errs, fmt.Errorf("%d files with records in the journal were not found: %w", lost, ErrDamaged))
+	if len(files) < len(refs) && v.walked.Load() {
+		errs = append(errs, v.missing(gone))
 	}
 	return gone, errors.Join(errs...)
+}
+
+// missing returns an error if the journal has records of files that the walk did
+// not find; those in gone are about to be dropped.
+func (v *Volume) missing(gone []cipher.FileID) error {
+	lost := 0
+	for _, r := range v.journal.LiveFiles() {
+		if v.files.get(r.ID) == nil && !slices.Contains(gone, r.ID) {
+			lost++
+		}
+	}
+	if lost == 0 {
+		return nil
+	}
+	return fmt.Errorf("%d files with records in the journal were not found: %w", lost, ErrDamaged)
 }
 
 // syncHeaders makes durable the headers that may not be.
@@ -437,11 +449,13 @@ func (v *Volume) renamed(n *Node) {
 // settleBefore makes the content of the inode st durable before it takes the
 // place of another file.
 func (v *Volume) settleBefore(st *Stat) error {
-	n := v.table.at(st.Ino)
-	if v.journal == nil || n == nil || !n.isRegular() {
+	if v.journal == nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return nil
 	}
-	file := v.contentOf(n)
+	file := v.files.at(st.Ino)
+	if n := v.table.at(st.Ino); file == nil && n != nil {
+		file = v.contentOf(n)
+	}
 	if file == nil || !file.Live() && !file.HeaderNew() {
 		return nil
 	}

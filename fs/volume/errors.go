@@ -51,7 +51,7 @@ type complaints struct {
 
 const (
 	complaintsPer    = 10 * time.Second
-	complaintsWithin = 20
+	complaintsWithin = 100
 )
 
 // allow reports whether one more may be logged, and how many were not.

@@ -139,7 +139,11 @@ func (h *Handle) Allocate(mode uint32, off, length int64, by Writer) error {
 	if err := h.writable(by); err != nil {
 		return err
 	}
-	return do()
+	if err := do(); err != nil {
+		return err
+	}
+	// A change by the letter, also where there was nothing to do.
+	return h.file.Backing().Utimes(omit, now)
 }
 
 func (h *Handle) writable(by Writer) error {

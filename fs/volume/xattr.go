@@ -14,9 +14,9 @@ import (
 
 // Attributes of the namespaces user and trusted are kept sealed, name and
 // value, under a name that follows from the owner and the name: a file's or
-// directory's ID. Other inodes have no ID and hence none of these. Those of
-// security and the POSIX ACLs are kept as they are, since the backing
-// filesystem acts on them.
+// directory's ID, zero for what has none: symlinks and special files, on which
+// the kernel allows trusted ones alone. Those of security and the POSIX ACLs
+// are kept as they are, since the backing filesystem acts on them.
 const (
 	userSpace     = "user."
 	trustedSpace  = "trusted."
@@ -92,7 +92,7 @@ func (v *Volume) owner(n *Node) ([16]byte, error) {
 		}
 		return *n.fileID.Load(), nil
 	}
-	return noOwner, unix.EOPNOTSUPP
+	return noOwner, nil
 }
 
 // GetXattr returns the value of an attribute, ENODATA if there is none.

@@ -20,7 +20,7 @@ import (
 // journalled says that the volume has its write-ahead journal. Without it the
 // kill may hit between a block and its tag: the page or the file that was being
 // written then answers EIO, and only that may happen to it.
-const journalled = false
+const journalled = true
 
 // torn says whether an error is the one that a missing journal explains.
 func torn(t testing.TB, what string, err error) bool {

@@ -140,6 +140,11 @@ const optionHelp = `Mount options, in a list after -o or in fstab's fourth field
   cluster=NAME, group=NAME     refuse a volume of another cluster or group
   layers=1|2                   refuse a volume with other layers; 2 is the
                                default, a single-layer volume needs layers=1
+  journal=DIR                  keep the journal there, on another disk; after a
+                               crash the same directory is needed
+  journal-size=SIZE            bound it to SIZE bytes, 16M to 64G; default 256M
+  accept-rollback              mount a volume whose journal lost what was
+                               durable, with what is left
   log=FILE                     write the daemon's log there
   debug                        log more, and every FUSE request
 

@@ -115,6 +115,9 @@ func newRequest(con *console, source, target string, o mountopt.Options) (*reque
 	if err := makeAbsolute(&log.File); err != nil {
 		return nil, err
 	}
+	if err := makeAbsolute(&o.Journal); err != nil {
+		return nil, err
+	}
 	layers := o.Layers
 	if layers == 0 {
 		layers = 2

@@ -64,7 +64,7 @@ func serve(ctx context.Context, r *request, h host) (err error) {
 	if err != nil {
 		return err
 	}
-	defer m.lock.Close()
+	defer m.close()
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
 	defer signal.Stop(signals)
@@ -74,6 +74,8 @@ func serve(ctx context.Context, r *request, h host) (err error) {
 	if err := m.writeRunFile(log.Place); err != nil {
 		log.Warn("status will not know this mount's process", "error", err)
 	}
+	stopAnswering := m.answer()
+	defer stopAnswering()
 	log.Info("mounted", "source", r.Source, "target", r.Target, "layers", u.params.Layers,
 		"block_size", u.params.BlockSize, "read_only", r.Mount.Options.ReadOnly)
 	h.ready()
@@ -185,6 +187,8 @@ type mounting struct {
 	lock   *volume.DirLock
 	volume *volume.Volume
 	server *fs.Server
+
+	journal backing.Dir // nil if it is in the ciphertext directory
 }
 
 // openVolume takes the volume's lock and opens it.
@@ -198,13 +202,42 @@ func openVolume(ctx context.Context, r *request, u *unlocked, log *slog.Logger, 
 		root.Close()
 		return nil, err
 	}
-	v, err := volume.Open(volume.Config{Root: root, Cipher: u.cipher, ReadOnly: r.Mount.Options.ReadOnly, Log: log})
-	if err != nil {
-		lock.Close()
+	m := &mounting{r: r, u: u, log: log, lock: lock}
+	if m.volume, err = m.open(root); err != nil {
+		m.close()
 		root.Close()
 		return nil, volumeError(err)
 	}
-	return &mounting{r: r, u: u, log: log, lock: lock, volume: v}, nil
+	return m, nil
+}
+
+// open opens the volume with its journal.
+func (m *mounting) open(root backing.Dir) (*volume.Volume, error) {
+	o := &m.r.Mount.Options
+	c := volume.Config{
+		Root: root, Cipher: m.u.cipher, ReadOnly: o.ReadOnly, Log: m.log,
+		JournalSize: o.JournalSize, AcceptRollback: o.AcceptRollback,
+	}
+	if o.Journal != "" {
+		dir, err := backing.OpenDir(o.Journal)
+		if err != nil {
+			return nil, &problem{err: fmt.Errorf("journal directory %s: %w", o.Journal, err), code: exitIO, hint: "make the directory first"}
+		}
+		m.journal, c.JournalDir = dir, dir
+	}
+	v, err := volume.Open(c)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, &problem{err: err, code: exitBusy, hint: "a copy of this volume is mounted with the same journal directory"}
+	}
+	return v, err
+}
+
+// close gives up what a mount holds beside the volume.
+func (m *mounting) close() {
+	if m.journal != nil {
+		m.journal.Close()
+	}
+	m.lock.Close()
 }
 
 // takeLock takes the lock on a volume and waits for a mount that is ending.
@@ -237,9 +270,17 @@ func volumeError(err error) error {
 		return &problem{err: err, code: exitBusy}
 	case errors.Is(err, volume.ErrExists):
 		return &problem{err: err, code: exitExists}
+	case errors.Is(err, journal.ErrMissing):
+		return &problem{err: err, code: exitTampered,
+			hint: "after a crash a volume needs the journal it had: if it was mounted with -o journal=DIR, give that again"}
+	case errors.Is(err, journal.ErrForeign):
+		return &problem{err: err, code: exitTampered, hint: "the segments beside the superblock are those of another volume: put back the right ones"}
+	case errors.Is(err, journal.ErrTampered):
+		return &problem{err: err, code: exitTampered,
+			hint: "mount it with -o ro to save what is there; -o accept-rollback goes on without what is lost"}
 	case errors.Is(err, journal.ErrVersion):
 		return &problem{err: err, code: exitVersion, hint: "use a newer plyfs"}
-	case errors.Is(err, journal.ErrTampered), errors.Is(err, journal.ErrMissing), errors.Is(err, volume.ErrDamaged),
+	case errors.Is(err, volume.ErrDamaged),
 		errors.Is(err, cipher.ErrAuth), errors.Is(err, unix.ENOENT):
 		return &problem{err: err, code: exitTampered, hint: "restore the ciphertext directory whole, from one backup; do not trust what wrote to it"}
 	}

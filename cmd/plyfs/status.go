@@ -25,7 +25,10 @@ type mountStatus struct {
 	Group      string      `json:"group,omitempty"`
 	Stores     []storeNote `json:"key_stores,omitempty"`
 	Log        string      `json:"log,omitempty"`
-	Notes      []string    `json:"notes"`
+	// Journal is what the journal holds, as the daemon tells whoever may read
+	// its socket.
+	Journal *journalStatus `json:"journal,omitempty"`
+	Notes   []string       `json:"notes"`
 }
 
 func statusCommand(con *console) *cli.Command {
@@ -114,7 +117,11 @@ func statusOf(con *console, m mountEntry) *mountStatus {
 		s.Stores, s.Log = r.Stores, r.Log
 		if r.alive() {
 			s.PID, s.Since = r.PID, &r.Since
+			s.Journal = askJournal(stateDir(con), m.Target)
 		}
+	}
+	if s.Journal != nil && s.Journal.Error != "" {
+		s.Notes = append(s.Notes, "the journal failed, the volume is read-only: "+s.Journal.Error)
 	}
 	if s.Layers == 1 {
 		s.Notes = append(s.Notes, "the volume has one layer of encryption")
@@ -157,6 +164,9 @@ func (s *mountStatus) print(con *console) {
 			guard += " " + k.KeyFile
 		}
 		rows = append(rows, [2]string{k.Layer + " key", k.Path + ", opened by " + guard})
+	}
+	if j := s.Journal; j != nil {
+		rows = append(rows, [2]string{"journal", j.String()})
 	}
 	if s.Log != "" {
 		rows = append(rows, [2]string{"log", s.Log})

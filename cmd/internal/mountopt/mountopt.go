@@ -38,6 +38,10 @@ type Options struct {
 	Group   string // asserted; empty: not stated
 	Layers  int    // asserted: 1 or 2; 0: not stated, which means 2
 
+	Journal        string // directory of the journal's segments; empty: the ciphertext directory
+	JournalSize    int64  // bytes; 0: not stated
+	AcceptRollback bool
+
 	Log   string // file
 	Debug bool
 
@@ -225,6 +229,32 @@ func setLayers(o *Options, v string) error {
 		return &OptionError{Option: "layers", Reason: "it is 1 or 2", Err: ErrValue}
 	}
 	o.Layers = n
+	return nil
+}
+
+// MinJournalSize is the least that journal-size may say, in bytes.
+const MinJournalSize = 16 << 20
+
+// setJournalSize reads a number of bytes, with K, M or G for powers of 1024.
+func setJournalSize(o *Options, v string) error {
+	bad := &OptionError{Option: "journal-size", Reason: "it is a number of bytes from 16M to 64G, as in 256M", Err: ErrValue}
+	digits, shift := v, 0
+	switch v[len(v)-1] {
+	case 'k', 'K':
+		shift = 10
+	case 'm', 'M':
+		shift = 20
+	case 'g', 'G':
+		shift = 30
+	}
+	if shift > 0 {
+		digits = v[:len(v)-1]
+	}
+	n, err := strconv.ParseUint(digits, 10, 37)
+	if err != nil || digits[0] == '+' || n > 64<<30>>shift || n<<shift < MinJournalSize {
+		return bad
+	}
+	o.JournalSize = int64(n << shift)
 	return nil
 }
 

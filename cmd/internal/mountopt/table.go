@@ -33,6 +33,7 @@ var words = map[string]func(*Options) error{
 	"noallow_other":       set(func(o *Options) { o.AllowOther = Off }),
 	"default_permissions": nothing, // always on
 	"debug":               set(func(o *Options) { o.Debug = true }),
+	"accept-rollback":     set(func(o *Options) { o.AcceptRollback = true }),
 	"remount":             remount,
 	"defaults":            nothing,
 	"auto":                nothing,
@@ -69,6 +70,8 @@ var values = map[string]func(*Options, string) error{
 	"fsname":                text(func(o *Options) *string { return &o.FSName }),
 	"subtype":               text(func(o *Options) *string { return &o.Subtype }),
 	"layers":                setLayers,
+	"journal":               text(func(o *Options) *string { return &o.Journal }),
+	"journal-size":          setJournalSize,
 	"comment":               func(*Options, string) error { return nil },
 	"user":                  func(o *Options, _ string) error { return byUser(o) }, // mtab's user=NAME
 }

@@ -38,6 +38,11 @@ func run(m *testing.M) int {
 		fmt.Println("powercut: skipped, needs root (loop devices, mounts)")
 		return 0
 	}
+	mode := os.Getenv("PLYFS_POWERCUT")
+	if mode != "sample" && mode != "long" {
+		fmt.Println("powercut: skipped, wants PLYFS_POWERCUT=sample or long")
+		return 0
+	}
 	unix.Umask(0o022)
 	err := setUp()
 	defer cleanUp()

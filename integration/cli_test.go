@@ -233,6 +233,11 @@ func TestMountProgram(t *testing.T) {
 	fstab := filepath.Join(v.root, "fstab")
 	opts := "keystore=" + v.keys + ",noatime,log=" + filepath.Join(v.root, "log")
 	check(t, os.WriteFile(fstab, fmt.Appendf(nil, "%s %s fuse.plyfs %s 0 0\n", v.cipher, v.mnt, opts), 0o644))
+	unshare := []string{"--mount"}
+	if exec.Command("unshare", "--mount", "true").Run() != nil {
+		// In a chroot whose root is no mount point it cannot be made private.
+		unshare = append(unshare, "--propagation", "unchanged")
+	}
 	for name, mount := range map[string]string{
 		"mount -t":       "mount -t fuse.plyfs -o " + opts + " " + v.cipher + " " + v.mnt,
 		"fstab":          "mount --fstab " + fstab + " " + v.mnt,
@@ -241,8 +246,9 @@ func TestMountProgram(t *testing.T) {
 		"plyfs, no verb": "plyfs " + v.cipher + " " + v.mnt + " -o rw,dev,suid," + opts,
 	} {
 		t.Run(name, func(t *testing.T) {
-			cmd := exec.Command("unshare", "--mount", "sh", "-ec", "mount --bind "+sbin+" /usr/local/sbin; "+
-				mount+"; findmnt -rno SOURCE,FSTYPE "+v.mnt+"; echo content >"+v.mnt+"/f; plyfs umount "+v.mnt)
+			script := "mount --bind " + sbin + " /usr/local/sbin; trap 'umount -l /usr/local/sbin' EXIT; " +
+				mount + "; findmnt -rno SOURCE,FSTYPE " + v.mnt + "; echo content >" + v.mnt + "/f; plyfs umount " + v.mnt
+			cmd := exec.Command("unshare", append(unshare, "sh", "-ec", script)...)
 			cmd.Env = plyfsEnv()
 			cmd.WaitDelay = 2 * time.Second
 			out, err := cmd.CombinedOutput()

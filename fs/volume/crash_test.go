@@ -357,16 +357,45 @@ var crashScripts = map[string]func(r *crashRun){
 		r.sync("a", true)
 		r.checkpointAll()
 	},
-	"overwrite":   func(r *crashRun) { r.write("a", 4096, 8192); r.sync("a", true); r.checkpointAll() },
-	"part":        func(r *crashRun) { r.write("a", 100, 50); r.write("a", 5000, 3000); r.sync("a", true); r.checkpointAll() },
-	"append":      func(r *crashRun) { r.write("a", 20_000, 700); r.sync("a", true); r.write("a", 20_700, 700); r.sync("a", true); r.checkpointAll() },
-	"new group":   func(r *crashRun) { r.write("a", 200_000, 9000); r.sync("a", true); r.checkpointAll() },
-	"fill a gap":  func(r *crashRun) { r.write("a", 1_000_000, 10); r.sync("a", true); r.checkpointAll(); r.write("a", 500_000, 10); r.sync("a", true); r.checkpointAll() },
-	"truncate":    func(r *crashRun) { r.truncate("a", 5000); r.sync("a", true); r.checkpointAll() },
-	"to nothing":  func(r *crashRun) { r.truncate("a", 0); r.sync("a", false); r.checkpointAll() },
-	"grow":        func(r *crashRun) { r.truncate("a", 600_000); r.sync("a", true); r.checkpointAll() },
-	"regrow":      func(r *crashRun) { r.truncate("b", 3000); r.write("b", 250_000, 5000); r.sync("b", true); r.checkpointAll() },
-	"cut twice":   func(r *crashRun) { r.truncate("b", 300_000); r.truncate("b", 9000); r.truncate("b", 310_000); r.sync("b", true); r.checkpointAll() },
+	"overwrite": func(r *crashRun) { r.write("a", 4096, 8192); r.sync("a", true); r.checkpointAll() },
+	"part": func(r *crashRun) {
+		r.write("a", 100, 50)
+		r.write("a", 5000, 3000)
+		r.sync("a", true)
+		r.checkpointAll()
+	},
+	"append": func(r *crashRun) {
+		r.write("a", 20_000, 700)
+		r.sync("a", true)
+		r.write("a", 20_700, 700)
+		r.sync("a", true)
+		r.checkpointAll()
+	},
+	"new group": func(r *crashRun) { r.write("a", 200_000, 9000); r.sync("a", true); r.checkpointAll() },
+	"fill a gap": func(r *crashRun) {
+		r.write("a", 1_000_000, 10)
+		r.sync("a", true)
+		r.checkpointAll()
+		r.write("a", 500_000, 10)
+		r.sync("a", true)
+		r.checkpointAll()
+	},
+	"truncate":   func(r *crashRun) { r.truncate("a", 5000); r.sync("a", true); r.checkpointAll() },
+	"to nothing": func(r *crashRun) { r.truncate("a", 0); r.sync("a", false); r.checkpointAll() },
+	"grow":       func(r *crashRun) { r.truncate("a", 600_000); r.sync("a", true); r.checkpointAll() },
+	"regrow": func(r *crashRun) {
+		r.truncate("b", 3000)
+		r.write("b", 250_000, 5000)
+		r.sync("b", true)
+		r.checkpointAll()
+	},
+	"cut twice": func(r *crashRun) {
+		r.truncate("b", 300_000)
+		r.truncate("b", 9000)
+		r.truncate("b", 310_000)
+		r.sync("b", true)
+		r.checkpointAll()
+	},
 	"punch":       func(r *crashRun) { r.punch("b", 1000, 20_000); r.sync("b", true); r.checkpointAll() },
 	"zero range":  func(r *crashRun) { r.zero("b", 319_000, 20_000); r.sync("b", true); r.checkpointAll() },
 	"allocate":    func(r *crashRun) { r.allocate("b", 0, 400_000); r.sync("b", true); r.checkpointAll() },

@@ -350,6 +350,7 @@ func (v *Volume) linkAs(n, to *Node, d *openDir, b backName, link func() error) 
 	if err != nil {
 		return Stat{}, err
 	}
+	defer v.moving(move{to, b})()
 	if err = link(); err != nil {
 		v.dropSidecar(d, b)
 		return Stat{}, err
@@ -365,6 +366,5 @@ func (v *Volume) linkAs(n, to *Node, d *openDir, b backName, link func() error) 
 	}
 	v.table.revive(n, binding{to, b.name})
 	v.renamed(n)
-	v.moved.note(to.id, b)
 	return st, nil
 }

@@ -207,16 +207,16 @@ func (v *Volume) endUse(n *Node) error {
 	defer n.opening.Unlock()
 	n.use.Lock()
 	n.users--
-	file := n.file
-	last := n.users == 0
-	if last {
-		n.file = nil
-	}
-	n.use.Unlock()
-	if !last {
+	if n.users > 0 {
+		n.use.Unlock()
 		return nil
 	}
-	if !v.files.retire(n.ino, file) {
+	// At each moment the file is to be found here or there.
+	file := n.file
+	done := v.files.retire(n.ino, file)
+	n.file = nil
+	n.use.Unlock()
+	if !done {
 		v.lostName(n.ino)
 		return nil
 	}
@@ -267,7 +267,7 @@ func (v *Volume) openFile(n *Node) (*blockfile.File, error) {
 // is held, or n is not yet known.
 func (v *Volume) install(n *Node, file *blockfile.File) error {
 	id := file.ID()
-	if !v.files.claim(file) {
+	if !v.files.claim(n.ino, file) {
 		v.complain("file ID is in use by another open file", "inode", n.ino, "id", id)
 		file.Close()
 		return fmt.Errorf("file ID in use twice: %w", ErrDamaged)

@@ -92,142 +92,9 @@ func (v *Volume) Journal() (journal.Stats, bool) {
 	return v.journal.Stats(), true
 }
 
-// registry holds all files whose content is open. A file with live records stays
-// open when nobody uses it any more, idle, so that its records find their way
-// home whatever becomes of its names, and its size and times are known.
-type registry struct {
-	mu   sync.Mutex
-	open map[cipher.FileID]*blockfile.File
-	idle map[uint64]*blockfile.File // by inode number, which an open file keeps taken
-	kept map[uint64]int             // inodes of descriptors kept for nodes without a name
-}
-
-func newRegistry() *registry {
-	return &registry{open: map[cipher.FileID]*blockfile.File{}, idle: map[uint64]*blockfile.File{}, kept: map[uint64]int{}}
-}
-
-// claim records that file is open, and reports whether no other with its ID is.
-func (r *registry) claim(file *blockfile.File) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if other := r.open[file.ID()]; other != nil && other != file {
-		return false
-	}
-	r.open[file.ID()] = file
-	return true
-}
-
-// get returns the open file of an ID, used or idle.
-func (r *registry) get(id cipher.FileID) *blockfile.File {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.open[id]
-}
-
-// at returns the idle file of an inode. It may be closed any time, which does no
-// harm to who asks for its size.
-func (r *registry) at(ino uint64) *blockfile.File {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.idle[ino]
-}
-
-// resume takes the file of an inode that is open out of the idle ones.
-func (r *registry) resume(ino uint64) *blockfile.File {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	file := r.idle[ino]
-	delete(r.idle, ino)
-	return file
-}
-
-// retire takes back a file that nobody uses. It reports whether the caller is to
-// close it.
-func (r *registry) retire(ino uint64, file *blockfile.File) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if file.Live() {
-		r.idle[ino] = file
-		return false
-	}
-	delete(r.open, file.ID())
-	return true
-}
-
-// keep counts a descriptor kept of an inode, or with -1 one given up.
-func (r *registry) keep(ino uint64, n int) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.kept[ino] += n; r.kept[ino] == 0 {
-		delete(r.kept, ino)
-	}
-}
-
-// all returns the files that are open.
-func (r *registry) all() (files []*blockfile.File) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, file := range r.open {
-		files = append(files, file)
-	}
-	return files
-}
-
-func (r *registry) idleCount() int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return len(r.idle)
-}
-
-// settled takes out the idle files that are home.
-func (r *registry) settled() (done []*blockfile.File) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for ino, file := range r.idle {
-		if !file.Live() {
-			delete(r.idle, ino)
-			delete(r.open, file.ID())
-			done = append(done, file)
-		}
-	}
-	return done
-}
-
-// removed takes out the idle files that have no name, and no descriptor by which
-// anyone could still open them.
-func (r *registry) removed() map[uint64]*blockfile.File {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	var gone map[uint64]*blockfile.File
-	for ino, file := range r.idle {
-		if r.kept[ino] > 0 {
-			continue
-		}
-		if st, err := file.Backing().Stat(); err != nil || st.Nlink > 0 {
-			continue
-		}
-		if gone == nil {
-			gone = map[uint64]*blockfile.File{}
-		}
-		gone[ino] = file
-		delete(r.idle, ino)
-		delete(r.open, file.ID())
-	}
-	return gone
-}
-
-// restore undoes removed.
-func (r *registry) restore(files map[uint64]*blockfile.File) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for ino, file := range files {
-		r.idle[ino] = file
-		r.open[file.ID()] = file
-	}
-}
-
 // dropRemoved ends the files that are gone, after their removal was made
 // durable, all by one sync, and returns their IDs: their records go nowhere.
+// v.homing is held.
 func (v *Volume) dropRemoved() ([]cipher.FileID, error) {
 	files := v.files.removed()
 	if len(files) == 0 {
@@ -264,7 +131,10 @@ func (v *Volume) reaper() {
 			return
 		case <-time.After(reapDelay):
 		}
-		if _, err := v.dropRemoved(); err != nil {
+		v.homing.Lock()
+		_, err := v.dropRemoved()
+		v.homing.Unlock()
+		if err != nil {
 			v.complain("removed files cannot be dropped yet", "err", err)
 		}
 	}
@@ -283,6 +153,8 @@ func (v *Volume) lostName(ino uint64) {
 
 // Checkpoint implements journal.Home. It takes no lock of a node or directory.
 func (v *Volume) Checkpoint(refs []journal.Ref, through journal.LSN) (gone []cipher.FileID, err error) {
+	v.homing.Lock()
+	defer v.homing.Unlock()
 	var errs []error
 	if gone, err = v.dropRemoved(); err != nil {
 		errs = append(errs, err)

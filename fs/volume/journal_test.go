@@ -110,7 +110,7 @@ func TestRemovedFilesAreGivenUp(t *testing.T) {
 	}
 	must(t, v.Unlink(RootID, "open"))
 	deadline := time.Now().Add(10 * time.Second)
-	for v.files.idleCount() > 0 && time.Now().Before(deadline) {
+	for len(v.journal.LiveFiles()) > 1 && time.Now().Before(deadline) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	if n := v.files.idleCount(); n > 0 {
@@ -211,6 +211,7 @@ func TestWrongJournal(t *testing.T) {
 	if got, err := contentAt(v.Volume, "f"); string(got) != "content" || err != nil {
 		t.Errorf("with its journal: %q, %v", got, err)
 	}
+	v.walk.Wait() // without which no end is clean
 	v.close()
 	v.config.JournalDir = nil // after a clean end any place will do
 	v.open()

@@ -17,33 +17,56 @@ import (
 // may so have missed that.
 type moves struct {
 	mu      sync.Mutex
+	done    *sync.Cond // pending is 0
+	pending int        // moves under way
 	walking bool
 	list    []move
 }
 
+// move is a name in a directory, which is held.
 type move struct {
-	dir  NodeID
+	dir  *Node
 	name backName
 }
 
-func (m *moves) note(dir NodeID, name backName) {
+// moving is to be called before names change, with those that are bound anew,
+// and what it returns afterwards.
+func (v *Volume) moving(to ...move) (end func()) {
+	m := &v.moved
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.walking {
-		m.list = append(m.list, move{dir, name})
+	if !m.walking {
+		return func() {}
+	}
+	m.pending++
+	return func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		for _, t := range to {
+			v.table.hold(t.dir)
+		}
+		m.list = append(m.list, to...)
+		if m.pending--; m.pending == 0 {
+			m.done.Broadcast()
+		}
 	}
 }
 
 func (m *moves) start() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.done = sync.NewCond(&m.mu)
 	m.walking = true
 }
 
-// take returns the moves since the last take. If there are none the walk is over.
+// take waits for moves under way and returns those since the last take. If there
+// are none the walk is over.
 func (m *moves) take() []move {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	for m.pending > 0 {
+		m.done.Wait()
+	}
 	list := m.list
 	m.list = nil
 	m.walking = len(list) > 0
@@ -62,7 +85,6 @@ type walk struct {
 func (v *Volume) lookAtAll() {
 	defer v.walk.Done()
 	w := &walk{v: v}
-	v.moved.start()
 	whole := w.lookAt(RootID)
 	for whole {
 		list := v.moved.take()
@@ -70,7 +92,11 @@ func (v *Volume) lookAtAll() {
 			break
 		}
 		for _, m := range list {
-			whole = whole && w.lookAtMoved(m)
+			if whole {
+				whole = w.lookAtMoved(m)
+			} else {
+				v.table.letGo(m.dir)
+			}
 		}
 	}
 	if !whole {
@@ -134,14 +160,19 @@ func (w *walk) lookAt(id NodeID) bool {
 // lookAtMoved looks at what has a new name.
 func (w *walk) lookAtMoved(m move) bool {
 	v := w.v
-	n, d, err := v.dirOf(m.dir)
+	defer v.table.letGo(m.dir)
+	d, err := v.dir(m.dir)
 	if err != nil {
-		return true // removed since, with what was in it
+		if !v.gone(m.dir) { // else what was in it has moved on, or is gone too
+			w.blind = true
+		}
+		return true
 	}
-	child, err := v.enter(n, d, m.name)
+	child, err := v.enter(m.dir, d, m.name)
 	v.dirs.done(d)
 	if err != nil {
-		return true // moved on, or removed
+		w.failed(err)
+		return true
 	}
 	defer v.Forget(child.ID, 1)
 	if child.Attr.Mode&unix.S_IFMT == unix.S_IFDIR {

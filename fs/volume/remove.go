@@ -232,6 +232,7 @@ func (r *renaming) free(src *Stat) error {
 	if err := r.v.addSidecar(r.toDir, r.new); err != nil {
 		return err
 	}
+	defer r.v.moving(move{r.to, r.new})()
 	if err := r.fromDir.Rename(r.old.name, r.toDir.Dir, r.new.name, r.flags); err != nil {
 		r.v.dropSidecar(r.toDir, r.new)
 		return err
@@ -239,19 +240,17 @@ func (r *renaming) free(src *Stat) error {
 	r.v.dropSidecar(r.fromDir, r.old)
 	r.v.table.moved(src.Ino, binding{r.from, r.old.name}, binding{r.to, r.new.name})
 	r.v.renamed(r.v.table.at(src.Ino))
-	r.v.moved.note(r.to.id, r.new)
 	return nil
 }
 
 func (r *renaming) exchange(src, dst *Stat) error {
+	defer r.v.moving(move{r.to, r.new}, move{r.from, r.old})()
 	if err := r.fromDir.Rename(r.old.name, r.toDir.Dir, r.new.name, unix.RENAME_EXCHANGE); err != nil {
 		return err
 	}
 	r.v.table.swapped(src.Ino, binding{r.from, r.old.name}, dst.Ino, binding{r.to, r.new.name})
 	r.v.renamed(r.v.table.at(src.Ino))
 	r.v.renamed(r.v.table.at(dst.Ino))
-	r.v.moved.note(r.to.id, r.new)
-	r.v.moved.note(r.from.id, r.old)
 	return nil
 }
 
@@ -264,6 +263,7 @@ func (r *renaming) overFile(src, dst *Stat) error {
 	}
 	link := r.v.farTarget(r.toDir, r.new.name, dst)
 	gone := r.v.keep(r.toDir, r.new.name, dst)
+	defer r.v.moving(move{r.to, r.new})()
 	if err := r.fromDir.Rename(r.old.name, r.toDir.Dir, r.new.name, 0); err != nil {
 		return err
 	}
@@ -272,7 +272,6 @@ func (r *renaming) overFile(src, dst *Stat) error {
 	r.v.table.removed(gone, r.to, r.new.name, dst)
 	r.v.table.moved(src.Ino, binding{r.from, r.old.name}, binding{r.to, r.new.name})
 	r.v.renamed(r.v.table.at(src.Ino))
-	r.v.moved.note(r.to.id, r.new)
 	r.v.lostName(dst.Ino)
 	return nil
 }

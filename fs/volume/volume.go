@@ -88,6 +88,7 @@ type Volume struct {
 
 	reap     chan struct{} // a removed file waits
 	settling sync.Mutex
+	homing   sync.Mutex // held while records go home, or are dropped
 }
 
 const defaultOpenDirs = 256
@@ -155,6 +156,7 @@ func (v *Volume) start() {
 		go v.reaper()
 	}
 	if v.unclean.Load() {
+		v.moved.start()
 		v.walk.Add(1)
 		go v.lookAtAll()
 	}

@@ -43,7 +43,7 @@ type group struct {
 	mu      sync.Mutex
 	present bool   // tag and t are valid; else unknown or never written
 	mended  bool   // no gap covers the group, see mendGap
-	home    uint64 // blocks that are present at home, where the journal has newer ones
+	home    uint64 // blocks that may take up space at home, where the journal has newer state
 	t       cipher.Trailer
 	tag     [cipher.TagBlockSize]byte
 }

@@ -17,6 +17,7 @@ type change struct {
 	oldSize int64
 	size    int64 // of the file afterwards
 	room    *journal.Reservation
+	times   bool // the modification time changes in any case
 	trim    bool // also drop what lies beyond size, though it is not new
 
 	// By commit.

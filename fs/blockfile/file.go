@@ -73,6 +73,7 @@ type File struct {
 	physical int64
 	ahead    int64 // up to where backing space is allocated ahead
 	appended int64 // bytes that the file grew by, by writing
+	probed   int64 // a length that the backing file can have
 
 	reserved atomic.Int64 // up to where the user had backing space allocated
 	touched  atomic.Int64 // when the access time was last seen to, Unix seconds

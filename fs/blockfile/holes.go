@@ -74,7 +74,7 @@ func (f *File) zeroSome(room *journal.Reservation, off, end int64, keepSize, edg
 	}
 	ch := f.newChange(size, newSize)
 	defer f.releaseChange(ch)
-	ch.room, ch.free = room, free
+	ch.room, ch.free, ch.times = room, free, edges
 	first, last := f.blockCount(off), uint64(end/f.bs)
 	if end == newSize {
 		last = f.blockCount(end)
@@ -104,18 +104,24 @@ func (f *File) Allocate(off, n int64, keepSize bool) error {
 	if end > f.layout.MaxSize() {
 		return unix.EFBIG
 	}
-	if keepSize {
-		return f.reserve(off, end)
-	}
 	room, err := f.room(1, 3)
 	if err != nil {
 		return err
 	}
 	defer room.Release()
+	if keepSize {
+		if err := f.reserve(off, end); err != nil || f.j == nil {
+			return err
+		}
+		return f.modified(room)
+	}
 	l, size := f.lockChange(off, end)
 	defer f.locks.release(l)
-	if err := f.reserve(off, end); err != nil || end <= size {
+	if err := f.reserve(off, end); err != nil || end <= size && f.j == nil {
 		return err
+	}
+	if end <= size {
+		return f.modified(room)
 	}
 	ch := f.newChange(size, end)
 	defer f.releaseChange(ch)

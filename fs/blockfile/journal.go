@@ -131,7 +131,7 @@ func (f *File) recordOf(ch *change) *journal.Record {
 		rec.Extents = append(rec.Extents, journal.Extent{First: e.first, Entries: e.entries, Bodies: e.bodies})
 	}
 	slices.SortFunc(rec.Extents, func(a, b journal.Extent) int { return cmp.Compare(a.First, b.First) })
-	if len(rec.Trailers) == 0 && len(rec.Extents) == 0 && rec.Size == journal.NoSize {
+	if len(rec.Trailers) == 0 && len(rec.Extents) == 0 && rec.Size == journal.NoSize && !ch.times {
 		return nil
 	}
 	return rec
@@ -140,6 +140,7 @@ func (f *File) recordOf(ch *change) *journal.Record {
 // copyIn brings ch into the copy in memory of one group.
 func (f *File) copyIn(ch *change, g *group, c groupChange) {
 	f.copyEntries(ch, g)
+	g.home |= c.before.Present &^ c.after.Present // space that is to be given back
 	g.t, g.present = c.after, true
 	if g.n == 0 {
 		f.header = ch.header
@@ -150,10 +151,15 @@ func (f *File) copyIn(ch *change, g *group, c groupChange) {
 // none for yet: at the end of a growing file some more, in rising steps.
 func (f *File) allocateNew(ch *change) error {
 	grows := ch.size > ch.oldSize
+	if grows {
+		if err := f.probe(f.layout.PhysicalSize(ch.size)); err != nil {
+			return err
+		}
+	}
 	for _, e := range ch.extents {
 		end := f.layout.BlockOffset(e.first+uint64(e.count())-1) + int64(len(e.bodies)) - int64(e.count()-1)*f.bs
 		if grows && e.first+uint64(e.count()) == f.blockCount(ch.size) {
-			if err := f.allocateEnd(e, end); err != nil {
+			if err := f.allocateEnd(ch, e, end); err != nil {
 				return err
 			}
 			continue
@@ -165,8 +171,31 @@ func (f *File) allocateNew(ch *change) error {
 	return nil
 }
 
+// probeFrom is the length from which a backing file may be too long for its
+// filesystem.
+const probeFrom = 1 << 40
+
+// probe finds out whether the backing file can become so long, by allocating
+// its last block.
+func (f *File) probe(physical int64) error {
+	if physical <= max(probeFrom, f.probed) {
+		return nil
+	}
+	const block = cipher.TagBlockSize
+	if err := allocated(f.b.Allocate(unix.FALLOC_FL_KEEP_SIZE, (physical-1)/block*block, block)); err != nil {
+		return err
+	}
+	f.probed = physical
+	return nil
+}
+
 // allocateEnd allocates up to end, where the file now ends, and ahead of it.
-func (f *File) allocateEnd(e extent, end int64) error {
+func (f *File) allocateEnd(ch *change, e extent, end int64) error {
+	ahead := int64(0)
+	if e.first <= f.blockCount(ch.oldSize) { // no hole before it
+		f.appended += ch.size - ch.oldSize
+		ahead = min(f.appended, aheadBy)
+	}
 	if end <= f.ahead || end <= f.reserved.Load() {
 		return nil
 	}
@@ -177,8 +206,7 @@ func (f *File) allocateEnd(e extent, end int64) error {
 	if f.ahead > from {
 		from = f.ahead
 	}
-	to := end + min(end-cipher.TagBlockSize, aheadBy)
-	to = (to + 4095) &^ 4095
+	to := (end + ahead + 4095) &^ 4095
 	err := f.b.Allocate(unix.FALLOC_FL_KEEP_SIZE, from, to-from)
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.EFBIG) {
 		to = end

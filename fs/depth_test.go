@@ -75,12 +75,7 @@ func TestParallelDirectIO(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		unix.Unmount(dir, unix.MNT_DETACH)
-		if err := server.Wait(); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(func() { endOf(t, dir, server) })
 	file := filepath.Join(dir, "file")
 	const size = 64 << 10
 	if err := os.WriteFile(file, nil, 0o600); err != nil {

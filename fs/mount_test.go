@@ -163,3 +163,20 @@ func (m *testMount) remount() {
 }
 
 func (m *testMount) path(name string) string { return filepath.Join(m.dir, name) }
+
+// endOf detaches an in-process mount and waits for its end, not for ever: a
+// test that failed may have left something open in it.
+func endOf(t *testing.T, dir string, server *Server) {
+	t.Helper()
+	unix.Unmount(dir, unix.MNT_DETACH)
+	ended := make(chan error, 1)
+	go func() { ended <- server.Wait() }()
+	select {
+	case err := <-ended:
+		if err != nil {
+			t.Errorf("closing the volume: %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("the mount does not end: something is open in it")
+	}
+}

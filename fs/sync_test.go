@@ -23,8 +23,7 @@ func countedMount(t *testing.T) (dir string, fs *faultfs.FS) {
 	must(t, err)
 	t.Cleanup(func() {
 		fs.Clear()
-		unix.Unmount(dir, unix.MNT_DETACH)
-		must(t, server.Wait())
+		endOf(t, dir, server)
 	})
 	return dir, fs
 }

@@ -56,6 +56,7 @@ func TestInFlight(t *testing.T) {
 	// came together. finish waits for what f has begun.
 	stopped := func(f func(), finish func()) int {
 		v.daemon.signal(unix.SIGSTOP)
+		awaitStop(t, v.daemon.cmd.Process.Pid)
 		most := 0
 		f()
 		for end := time.Now().Add(3 * time.Second); most < depth && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
@@ -130,6 +131,28 @@ func TestInFlight(t *testing.T) {
 				t.Errorf("%d requests in flight, want %d", got, depth)
 			}
 		})
+	}
+}
+
+// awaitStop waits until no thread of a process runs any more: a signal stops
+// them one after the other, and what they serve until then is not in flight.
+func awaitStop(t testing.TB, pid int) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		stats, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+		check(t, err)
+		running := 0
+		for _, name := range stats {
+			if stat, err := os.ReadFile(name); err == nil && !strings.Contains(string(stat), ") T ") {
+				running++
+			}
+		}
+		switch {
+		case running == 0:
+			return
+		case time.Now().After(end):
+			t.Fatalf("%d threads of process %d do not stop", running, pid)
+		}
 	}
 }
 

@@ -203,20 +203,21 @@ func TestConcurrentFill(t *testing.T) {
 
 func TestLogLimit(t *testing.T) {
 	var l logLimit
+	a := allowance{burst: 50, interval: 200 * time.Millisecond}
 	now := time.Now()
 	lines, suppressed := 0, 0
 	for range 1000 {
-		if n, ok := l.take(now); ok {
+		if n, ok := l.take(a, now); ok {
 			lines++
 			suppressed += n
 		}
 		now = now.Add(time.Millisecond)
 	}
-	if lines < logBurst || lines > logBurst+6 {
+	if lines < a.burst || lines > a.burst+6 {
 		t.Errorf("%d lines within a second", lines)
 	}
 	now = now.Add(time.Hour)
-	n, ok := l.take(now)
+	n, ok := l.take(a, now)
 	if !ok || lines+suppressed+n != 1000 {
 		t.Errorf("%d lines, %d and %d suppressed", lines, suppressed, n)
 	}

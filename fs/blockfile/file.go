@@ -106,7 +106,7 @@ func newFile(b backing.File, c Config) *File {
 	f := &File{
 		b: b, volume: c.Volume, layout: c.Volume.Layout(), bs: int64(c.Volume.BlockSize()),
 		cache: c.Cache, ro: c.ReadOnly, noAtime: c.NoAtime || c.ReadOnly, unclean: c.Unclean,
-		log: limitedLog{c.Log, &c.Cache.quiet}, groups: map[uint64]*group{},
+		log: limitedLog{log: c.Log, limit: &c.Cache.quiet}, groups: map[uint64]*group{},
 	}
 	f.torn.Store(c.Unclean && c.Journal == nil)
 	f.journal = c.Journal

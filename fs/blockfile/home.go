@@ -27,7 +27,7 @@ func (f *File) growHome(ch *change) error {
 	if n := len(ch.extents); n > 0 {
 		e := ch.extents[n-1]
 		if e.first+uint64(e.count()) == f.blockCount(ch.size) {
-			f.allocateAhead(e, want, ch.size-ch.oldSize)
+			f.allocateAhead(ch, e, want)
 			return nil // the last body will reach there
 		}
 	}
@@ -55,9 +55,14 @@ const (
 
 // allocateAhead allocates backing space beyond the new end, in large steps, for
 // a file that keeps growing: measured on ext4, writes then cost a quarter less.
-// The length stays, since it tells the size.
-func (f *File) allocateAhead(e extent, want, growth int64) {
-	if f.appended += growth; f.appended < aheadFrom || want <= f.ahead {
+// The length stays, since it tells the size. A write that leaves a hole behind
+// it begins the count anew: such files stay sparse.
+func (f *File) allocateAhead(ch *change, e extent, want int64) {
+	if e.first > f.blockCount(ch.oldSize) {
+		f.appended = min(f.appended, 0)
+		return
+	}
+	if f.appended += ch.size - ch.oldSize; f.appended < aheadFrom || want <= f.ahead {
 		return
 	}
 	from, to := max(f.ahead, f.layout.BlockOffset(e.first)), want+aheadBy

@@ -6,13 +6,20 @@ import (
 	"time"
 )
 
-const (
-	logBurst    = 50 // lines at once
-	logInterval = 200 * time.Millisecond
+// What may be written of one open file, whose one bad block may be read in a
+// loop, and of all files of a Cache.
+var (
+	fileLines  = allowance{burst: 5, interval: 10 * time.Second}
+	cacheLines = allowance{burst: 500, interval: 200 * time.Millisecond}
 )
 
-// logLimit bounds how many lines about damage are written, since one bad block
-// may be read in a loop. It belongs to all files of a Cache.
+// allowance is a number of lines at once and the time until another one.
+type allowance struct {
+	burst    int
+	interval time.Duration
+}
+
+// logLimit bounds how many lines about damage are written.
 type logLimit struct {
 	mu         sync.Mutex
 	next       time.Time // when the allowance is whole again
@@ -21,17 +28,17 @@ type logLimit struct {
 
 // take reports whether a line may be written now, and how many were not since
 // the last.
-func (l *logLimit) take(now time.Time) (suppressed int, ok bool) {
+func (l *logLimit) take(a allowance, now time.Time) (suppressed int, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.next.Before(now) {
 		l.next = now
 	}
-	if l.next.Sub(now) >= logBurst*logInterval {
+	if l.next.Sub(now) >= time.Duration(a.burst)*a.interval {
 		l.suppressed++
 		return 0, false
 	}
-	l.next = l.next.Add(logInterval)
+	l.next = l.next.Add(a.interval)
 	suppressed, l.suppressed = l.suppressed, 0
 	return suppressed, true
 }
@@ -39,15 +46,21 @@ func (l *logLimit) take(now time.Time) (suppressed int, ok bool) {
 // limitedLog is a file's log.
 type limitedLog struct {
 	log   *slog.Logger
-	limit *logLimit
+	own   logLimit
+	limit *logLimit // of the cache
 }
 
 func (l *limitedLog) error(msg string, args ...any) {
-	suppressed, ok := l.limit.take(time.Now())
+	now := time.Now()
+	own, ok := l.own.take(fileLines, now)
 	if !ok {
 		return
 	}
-	if suppressed > 0 {
+	all, ok := l.limit.take(cacheLines, now)
+	if !ok {
+		return
+	}
+	if suppressed := own + all; suppressed > 0 {
 		args = append(args, "suppressed", suppressed)
 	}
 	l.log.Error(msg, args...)

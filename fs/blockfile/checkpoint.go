@@ -17,7 +17,11 @@ type Checkpoint struct {
 	f    *File
 	done journal.Done
 	errs uint64 // f.syncErrs before the first write
+
+	holes []groupHoles // whose space is to be given back
 }
+
+type groupHoles struct{ group, slots uint64 }
 
 // HeaderNew reports whether the file's header may not be durable yet. It has to
 // be, by SyncHeader or another way that ends with HeaderSynced, before Checkpoint.
@@ -85,7 +89,7 @@ func (c *Checkpoint) copy(d *journal.Dirty) error {
 	}
 	end := int64(0) // of what this wrote
 	for _, n := range d.Groups {
-		lsn, to, err := f.copyGroup(n, d)
+		lsn, to, err := c.copyGroup(n, d)
 		if err != nil {
 			return err
 		}
@@ -109,6 +113,9 @@ func (c *Checkpoint) copy(d *journal.Dirty) error {
 			f.physical = want
 		}
 		c.done.Header = d.Header
+	}
+	for _, h := range c.holes { // not before home reaches there
+		f.punch(h.group, h.slots)
 	}
 	if d.Mtime != 0 {
 		t := unix.Timespec{Sec: d.MtimeSec, Nsec: int64(d.MtimeNsec)}
@@ -139,7 +146,8 @@ func (f *File) cutFrom(count uint64) error {
 // copyGroup brings a group home in its newest state, with the header of d in
 // group 0. It returns the newest record that it copied, 0 if the journal has
 // nothing of the group any more, and the end of what it wrote.
-func (f *File) copyGroup(n uint64, d *journal.Dirty) (lsn journal.LSN, end int64, err error) {
+func (c *Checkpoint) copyGroup(n uint64, d *journal.Dirty) (lsn journal.LSN, end int64, err error) {
+	f := c.f
 	f.chain.RLock() // no truncation drops the group from the cache meanwhile
 	defer f.chain.RUnlock()
 	g := f.cache.pin(f, n)
@@ -148,18 +156,18 @@ func (f *File) copyGroup(n uint64, d *journal.Dirty) (lsn journal.LSN, end int64
 	defer g.mu.Unlock()
 	pin := f.journal.Pin()
 	defer pin.Unpin()
-	c, err := f.j.Copy(n)
-	if err != nil || c == nil {
+	live, err := f.j.Copy(n)
+	if err != nil || live == nil {
 		return 0, 0, err
 	}
 	if err := f.fill(g); err != nil {
 		return 0, 0, f.refuse(n, err)
 	}
-	end, err = f.copyBodies(c.Blocks)
+	end, err = f.copyBodies(live.Blocks)
 	if err != nil {
 		return 0, 0, err
 	}
-	t := cipher.Trailer{Present: c.Trailer.Present, Gap: c.Trailer.Gap, LSN: uint64(c.LSN)}
+	t := cipher.Trailer{Present: live.Trailer.Present, Gap: live.Trailer.Gap, LSN: uint64(live.LSN)}
 	f.c.SealTrailer(g.tag[:], n, t)
 	if n == 0 && d.Header != 0 {
 		f.sealHeader(g.tag[cipher.SectorSize:2*cipher.SectorSize], d)
@@ -168,9 +176,11 @@ func (f *File) copyGroup(n uint64, d *journal.Dirty) (lsn journal.LSN, end int64
 	if _, err := f.b.WriteAt(g.tag[:], off); err != nil {
 		return 0, 0, home(err)
 	}
-	f.punch(n, g.home&^t.Present)
+	if holes := g.home &^ t.Present; holes != 0 {
+		c.holes = append(c.holes, groupHoles{n, holes})
+	}
 	g.home = t.Present
-	return c.LSN, max(end, off+cipher.TagBlockSize), nil
+	return live.LSN, max(end, off+cipher.TagBlockSize), nil
 }
 
 func (f *File) sealHeader(sector []byte, d *journal.Dirty) {

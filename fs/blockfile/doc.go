@@ -31,41 +31,35 @@
 //     within a block that one, shorter.
 //  4. commit pins the groups concerned. If some are new, or go, it takes chain,
 //     exclusive, and works out gaps and the last group (link).
-//  5. apply carries the change out. It is the only function that writes to an
-//     open file's backing file, and loadGroup and readBodies are the only ones
-//     that read tag blocks and bodies of it.
+//  5. apply carries the change out.
 //
-// For now apply brings changes home at once: the bodies, then under the groups'
-// locks their tag blocks and, with tag block 0, the header; space is given back
-// last, after a flush. Nothing orders that on the disk, so a power cut can leave
-// a block that does not open. A journal closes that gap, at this seam:
+// With a journal ([Config].Journal) the change becomes one record, all or
+// nothing: the groups are locked and planned, which makes the change absolute;
+// home gets space for what is new (fallocate, the length stays), so that a full
+// disk is told to the writer; the record is appended; the copies in memory follow.
+// Nothing else of an open file is written to home but by [File.Checkpoint], which
+// copies what live records say, in its newest state, and only what is durable.
+// Journal space is reserved before the first lock of a request, for a request may
+// have to wait for a checkpoint, and a checkpoint takes those locks. Open and Close
+// append nothing.
 //
-//   - apply: the groups are locked and planned (planGroups), which makes the
-//     change absolute: extents with entries and bodies, the trailer of each
-//     group afterwards (change.after), size and last group (change.header), and
-//     for a file that shrinks the number of blocks it keeps (blockCount of
-//     size). That is one record. Append it; then give the copies in memory their
-//     new entries and trailers, note the record's place for each body, publish
-//     size and last, unlock. writeBodies, growHome, the writing half of
-//     writeGroup, undo and settle move to the checkpoint. Space in the journal
-//     must be reserved before the first lock, by what the request is sure to
-//     need: its blocks, its two edge blocks, the old last block, and a trailer
-//     for each of its groups, the group after them and group 0.
-//   - loadGroup, in readGroup and fill: a trailer in the journal is newer than
-//     home, and is consulted before home is judged: home may be zero, torn or
-//     beyond the end. Entries of live blocks lie over those read. next and hint
-//     must see the journal's groups besides those that the disk knows of, and
-//     adopt has nothing left to do.
-//   - readBodies: runs of blocks whose newest body is in the journal are read
-//     there, the rest from home.
-//   - Open: size and last group come from the newest record, the header counts
-//     where there is none; only then is the length of the backing file judged.
-//   - Sync: commits the journal up to the file's newest record.
-//   - dirty groups stay pinned in the Cache, or are built again from home and
-//     journal by loadGroup; both keep the rule of one copy per group.
+// What is read is home, overlaid with live records: fill asks the journal for a
+// group's trailer before it judges home, which may be zero, torn, void after a
+// truncation, or end early; readBodies finds bodies in the journal or at home; size
+// and last group of a file that is opened are the newest record's. Home that is of
+// a later record than the journal knows is refused: an older journal was put back.
+// Groups in the Cache are never dirty in the sense that they could not be made
+// again from both.
+//
+// Without a journal apply brings changes home at once: the bodies, then under the
+// groups' locks their tag blocks and, with tag block 0, the header; space is given
+// back last, after a flush. Nothing orders that on the disk, so a power cut can
+// leave a block that does not open. That is kept for comparison alone.
 //
 // # Locks, in their order
 //
+//	space in the journal, by every request that changes something
+//	checkpoint, by a checkpoint from its begin to its end, and by Close
 //	blocks of the file (rangeLocks), by every request
 //	chain, shared to look for groups that are not cached, exclusive to add or drop some
 //	mu of groups, rising
@@ -77,7 +71,7 @@
 //
 // A structure that does not verify stays an error until it is replaced whole:
 // nothing is sealed anew that was not verified. After a stop without unmount
-// ([Config].Unclean) Open empties files that were never synced, adopts groups
-// that the header did not yet name, trims what lies beyond the end, and groups
+// ([Config].Unclean) Open empties files that were never synced; without a journal
+// it also adopts groups that the header did not yet name, trims what lies beyond the end, and groups
 // that a gap still covers by mistake are mended when they are first written to.
 package blockfile

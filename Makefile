@@ -23,11 +23,12 @@ RACE    := ./fs/... ./keystore/...
 # Seconds for each fuzzer: in `make test`, and in `make fuzz`.
 FUZZ_SHORT ?= 3
 FUZZTIME   ?= 60
+CRASHSCALE ?= 10
 BENCHTIME  ?= 1s
 # Arguments for the integration tests, as in: make integration ARGS='-run MariaDB -v'
 ARGS ?=
 
-.PHONY: help build deps demo test check unit race fuzz fuzz-short integration fresh bench clean
+.PHONY: help build deps demo test check unit race crash fuzz fuzz-short integration fresh bench clean
 
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  \1\t/' | expand -t 16
@@ -66,6 +67,9 @@ unit: ## unit tests of all packages but integration
 
 race: ## the packages with concurrency, under the race detector
 	CGO_ENABLED=1 $(GO) test -race -short -timeout 8m $(RACE)
+
+crash: ## power cuts and faults at every operation, many seeds (minutes)
+	CGO_ENABLED=0 $(GO) test -count=1 -timeout 60m -run 'Crash|Fault|LifeAfter' ./fs/journal ./fs/volume -crash.scale=$(CRASHSCALE)
 
 fuzz-short: ## each fuzzer for FUZZ_SHORT seconds
 	@integration/fuzz.sh $(FUZZ_SHORT)

@@ -59,8 +59,8 @@
 // # Locks, in their order
 //
 //	space in the journal, by every request that changes something
+//	blocks of the file (rangeLocks), by every request and by Close
 //	checkpoint, by a checkpoint from its begin to its end, and by Close
-//	blocks of the file (rangeLocks), by every request
 //	chain, shared to look for groups that are not cached, exclusive to add or drop some
 //	mu of groups, rising
 //	mu of the Cache, for moments
@@ -72,6 +72,7 @@
 // A structure that does not verify stays an error until it is replaced whole:
 // nothing is sealed anew that was not verified. After a stop without unmount
 // ([Config].Unclean) Open empties files that were never synced; without a journal
-// it also adopts groups that the header did not yet name, trims what lies beyond the end, and groups
-// that a gap still covers by mistake are mended when they are first written to.
+// it also adopts groups that the header did not yet name, trims what lies beyond
+// the end, and groups that a gap still covers by mistake are mended when they are
+// first written to.
 package blockfile

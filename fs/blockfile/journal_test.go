@@ -1,8 +1,10 @@
 package blockfile
 
 import (
+	"bytes"
 	"errors"
 	"log/slog"
+	"math/rand/v2"
 	"sync"
 	"testing"
 	"time"
@@ -117,4 +119,67 @@ func (d *disk) drain() {
 	if live := d.journal.j.LiveFiles(); len(live) > 0 {
 		d.t.Fatalf("live after a drain: %v", live)
 	}
+}
+
+// TestCheckpointBesideWriters changes a file, its end above all, while one
+// checkpoint follows the other.
+func TestCheckpointBesideWriters(t *testing.T) {
+	d := newDisk(t, cipher.SuiteDouble, 4096)
+	d.withJournal()
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	rnd := rand.New(rand.NewPCG(seed, 1))
+	f := d.create("f")
+	want := []byte{}
+	for life := range 6 {
+		stop, stopped := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(stopped)
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if err := d.journal.j.Drain(); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		}()
+		for i := range 400 {
+			switch k := rnd.IntN(10); {
+			case k < 7:
+				p := pattern(life*1000+i, rnd.IntN(9000)+1)
+				write(t, f, p, int64(len(want)))
+				want = append(want, p...)
+			case k < 9:
+				size := len(want) * rnd.IntN(100) / 100
+				if err := f.Truncate(int64(size)); err != nil {
+					t.Fatal(err)
+				}
+				want = want[:size]
+			case len(want) > 0:
+				p := pattern(i, 10_000)[:min(10_000, len(want))]
+				off := rnd.IntN(len(want) - len(p) + 1)
+				write(t, f, p, int64(off))
+				copy(want[off:], p)
+			}
+		}
+		close(stop)
+		<-stopped
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if life%2 == 0 {
+			d.recover()
+		}
+		f = d.mustOpen("f")
+		if got := read(t, f, 0, len(want)+1); !bytes.Equal(got, want) {
+			t.Fatalf("life %d, seed %d: content differs, %d bytes, want %d", life, seed, len(got), len(want))
+		}
+	}
+	d.drain()
+	f.Close()
+	d.checkChain("f")
 }

@@ -88,8 +88,29 @@ func (v *Volume) present(n *Node, st *Stat) {
 // what the backing filesystem says. An open file knows better. After an unclean
 // stop the length of a backing file proves nothing until the file was opened.
 func (v *Volume) contentAttr(n *Node, st *Stat) {
+	unsure := v.unclean.Load() && !n.checked.Load()
+	drops := v.files.drops.Load()
 	file := v.contentOf(n)
-	if file == nil && v.unclean.Load() && !n.checked.Load() {
+	for file == nil && v.journal != nil && !v.ro && !unsure {
+		// st may be of before a checkpoint that has let go of the file since.
+		var fresh Stat
+		err := v.reach(n, func(t target) (err error) {
+			fresh, err = t.Stat()
+			return err
+		})
+		if err != nil {
+			break
+		}
+		fresh.Blksize = st.Blksize
+		*st = fresh
+		file = v.contentOf(n)
+		now := v.files.drops.Load()
+		if now == drops {
+			break
+		}
+		drops = now
+	}
+	if file == nil && unsure {
 		if opened, err := v.openFile(n); err == nil {
 			defer v.leave(n)
 			file = opened

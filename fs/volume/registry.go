@@ -2,6 +2,7 @@ package volume
 
 import (
 	"sync"
+	"sync/atomic"
 
 	"github.com/plyfs/plyfs/cipher"
 	"github.com/plyfs/plyfs/fs/blockfile"
@@ -15,6 +16,7 @@ type registry struct {
 	byID  map[cipher.FileID]*blockfile.File
 	byIno map[uint64]*content // an open file keeps its inode number taken
 	idle  int
+	drops atomic.Uint64  // files taken out
 	kept  map[uint64]int // inodes of descriptors kept for nodes without a name
 }
 
@@ -91,6 +93,7 @@ func (r *registry) drop(ino uint64) *blockfile.File {
 	if c.idle {
 		r.idle--
 	}
+	r.drops.Add(1)
 	delete(r.byIno, ino)
 	delete(r.byID, c.file.ID())
 	return c.file

@@ -64,9 +64,9 @@ func setUp() error {
 		env.seed = n
 	}
 	env.long = os.Getenv("PLYFS_POWERCUT") == "long"
-	env.cuts = 6
+	env.cuts = 5
 	if env.long {
-		env.cuts = 40
+		env.cuts = 12
 	}
 	if s := os.Getenv("PLYFS_CUTS"); s != "" {
 		n, err := strconv.Atoi(s)

@@ -49,6 +49,9 @@ func record(tg target, size int64, d time.Duration, loads ...workload) (*recordi
 	if err != nil {
 		return nil, err
 	}
+	if err := os.Chmod(dir, 0o755); err != nil { // mysqld is somebody else
+		return nil, err
+	}
 	r, err := newRig(dir, tg, size)
 	if err != nil {
 		return nil, err
@@ -202,6 +205,7 @@ func (rec *recording) examine(disk string, c cutAt) (problems []string) {
 		if err != nil {
 			return append(problems, fmt.Sprintf("mount %d: %v", round+1, err))
 		}
+		watchdog := time.AfterFunc(4*patience, s.hang)
 		for _, w := range rec.loads {
 			for i, p := range w.verify(filepath.Join(s.top(), w.name()), uint64(c.p), rec.plyfs) {
 				if i == 5 {
@@ -221,6 +225,9 @@ func (rec *recording) examine(disk string, c cutAt) (problems []string) {
 			s.kill()
 		} else if err := s.down(); err != nil {
 			problems = append(problems, fmt.Sprintf("unmount %d: %v", round+1, err))
+		}
+		if !watchdog.Stop() {
+			problems = append(problems, "hung")
 		}
 		if len(problems) > 0 {
 			return problems
@@ -252,7 +259,7 @@ func usable(dir string) error {
 
 // trial records workloads again and again until n cuts were tried, and returns
 // how many of them failed. Each recording gets at most perTape of them.
-func trial(t *testing.T, tg target, n, perTape int, d time.Duration, ignoreFlushes bool, loads func() []workload) (failed int) {
+func trial(t *testing.T, tg target, n, perTape int, d time.Duration, ignoreFlushes bool, loads func(target) []workload) (failed int) {
 	t.Helper()
 	if tg.fstype == "xfs" && !hasFilesystem("xfs") {
 		t.Skip("no xfs in this kernel")
@@ -260,7 +267,7 @@ func trial(t *testing.T, tg target, n, perTape int, d time.Duration, ignoreFlush
 	rng := rand.New(rand.NewPCG(env.seed, hash(t.Name())))
 	start, tried, entries := time.Now(), 0, 0
 	for tried < n {
-		rec, err := record(tg, diskSize, d, loads()...)
+		rec, err := record(tg, diskSize, d, loads(tg)...)
 		if err != nil {
 			t.Fatalf("PLYFS_SEED=%d: recording: %v", env.seed, err)
 		}

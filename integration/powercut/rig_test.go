@@ -241,12 +241,36 @@ func (s *stack) killPlyfs() {
 		return
 	}
 	s.daemon.Process.Kill()
-	<-s.ended
+	s.abort()
 	s.daemon = nil
 	for isMountedAt(s.path("mnt")) {
 		if unix.Unmount(s.path("mnt"), unix.MNT_DETACH) != nil {
 			return
 		}
+	}
+}
+
+// abort waits for a killed daemon. One that had a file of its own mount open
+// waits for itself for ever; the kernel is then told to give the mount up.
+func (s *stack) abort() {
+	for {
+		select {
+		case <-s.ended:
+			return
+		case <-time.After(2 * time.Second):
+			unix.Unmount(s.path("mnt"), unix.MNT_FORCE)
+		}
+	}
+}
+
+// hang ends a daemon that does not answer, from beside the test's goroutine:
+// its stacks go to its log, and whoever waits for it goes on with an error.
+func (s *stack) hang() {
+	if d := s.daemon; d != nil {
+		d.Process.Signal(unix.SIGQUIT)
+		time.Sleep(time.Second)
+		d.Process.Kill()
+		unix.Unmount(s.path("mnt"), unix.MNT_FORCE)
 	}
 }
 

@@ -1,0 +1,123 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"regexp"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// passCommand is the argument with which this program is the pass-through.
+const passCommand = "serve-pass-through"
+
+type options struct {
+	dir    string
+	rounds int
+	slice  time.Duration
+	only   *regexp.Regexp
+	json   bool
+	plyfs  [][2]string // name and path
+}
+
+func main() {
+	if len(os.Args) == 4 && os.Args[1] == passCommand {
+		exit(servePassthrough(os.Args[2], os.Args[3]))
+	}
+	o, err := parse(os.Args[1:])
+	if errors.Is(err, flag.ErrHelp) {
+		return
+	}
+	if err == nil {
+		err = measure(o)
+	}
+	exit(err)
+}
+
+func exit(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "hotpath:", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+func parse(args []string) (o options, err error) {
+	base := os.Getenv("TMPDIR")
+	if base == "" {
+		base = "/var/tmp"
+	}
+	fs := flag.NewFlagSet("hotpath", flag.ContinueOnError)
+	fs.StringVar(&o.dir, "dir", base, "where to make the scratch `directory`, on a disk")
+	fs.IntVar(&o.rounds, "rounds", 49, "`number` of rounds")
+	fs.DurationVar(&o.slice, "slice", 25*time.Millisecond, "`duration` of a slice")
+	fs.BoolVar(&o.json, "json", false, "print JSON")
+	fs.Func("only", "measure only workloads that match `regexp`", func(s string) (err error) {
+		o.only, err = regexp.Compile(s)
+		return err
+	})
+	fs.Func("plyfs", "a plyfs program to measure, `name=path`; may be given again", func(s string) error {
+		name, path, ok := strings.Cut(s, "=")
+		if !ok || name == "" || strings.ContainsAny(name, "/.") {
+			return errors.New("want name=path")
+		}
+		o.plyfs = append(o.plyfs, [2]string{name, path})
+		return nil
+	})
+	if err := fs.Parse(args); err != nil {
+		return o, err
+	}
+	if fs.NArg() > 0 || o.rounds < 1 || o.slice <= 0 {
+		return o, errors.New("no arguments, a round and a slice are wanted")
+	}
+	return o, nil
+}
+
+// measure makes the targets, runs all rounds and prints the table.
+func measure(o options) (err error) {
+	if os.Getuid() != 0 {
+		return errors.New("needs root, to mount")
+	}
+	// A thread in a system call must not keep another one waiting.
+	runtime.GOMAXPROCS(max(runtime.NumCPU(), 8))
+	r, err := newRig(o.dir)
+	if err != nil {
+		return err
+	}
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	go func() {
+		s := <-signals
+		r.close(true)
+		exit(fmt.Errorf("ended by %v", s))
+	}()
+	defer func() { err = errors.Join(err, r.close(err != nil)) }()
+
+	if err := errors.Join(r.addPlain(), r.addPass()); err != nil {
+		return err
+	}
+	for _, p := range o.plyfs {
+		if err := r.addPlyfs(p[0], p[1]); err != nil {
+			return err
+		}
+	}
+	b, err := newBench(r, o)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, b.close()) }()
+	rows, err := b.run(o)
+	if err != nil {
+		return err
+	}
+	if o.json {
+		return printJSON(os.Stdout, rows)
+	}
+	fmt.Printf("%d rounds of %v slices. Speed to plain, median and quartiles of the rounds: above 1 is faster.\n", o.rounds, o.slice)
+	return printText(os.Stdout, rows)
+}

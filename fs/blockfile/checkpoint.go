@@ -1,6 +1,7 @@
 package blockfile
 
 import (
+	"errors"
 	"fmt"
 	"math/bits"
 	"slices"
@@ -18,13 +19,18 @@ type Checkpoint struct {
 	done journal.Done
 	errs uint64 // f.syncErrs before the first write
 
-	holes []groupHoles // whose space is to be given back
+	holes   []groupHoles // whose space is to be given back
+	skipped error        // of groups that could not be read
 }
+
+// Skipped returns why some groups were left for a later checkpoint.
+func (c *Checkpoint) Skipped() error { return c.skipped }
 
 type groupHoles struct{ group, slots uint64 }
 
-// HeaderNew reports whether the file's header may not be durable yet. It has to
-// be, by SyncHeader or another way that ends with HeaderSynced, before Checkpoint.
+// HeaderNew reports whether the file's header may not be durable yet. Checkpoint
+// syncs it then, unless SyncHeader did, or another way that ends with
+// HeaderSynced.
 func (f *File) HeaderNew() bool { return f.headerNew.Load() }
 
 // SyncHeader makes the header durable.
@@ -55,6 +61,11 @@ func (f *File) beginCheckpoint(through journal.LSN) (*Checkpoint, error) {
 	d, err := f.j.Dirty(through)
 	if err != nil || d.Empty() {
 		return nil, err
+	}
+	if f.headerNew.Load() { // before the first body
+		if err := f.syncHome(); err != nil {
+			return nil, err
+		}
 	}
 	c := &Checkpoint{f: f, errs: f.syncErrs.Load()}
 	if err := c.copy(&d); err != nil {
@@ -90,6 +101,10 @@ func (c *Checkpoint) copy(d *journal.Dirty) error {
 	end := int64(0) // of what this wrote
 	for _, n := range d.Groups {
 		lsn, to, err := c.copyGroup(n, d)
+		if errors.Is(err, errUnread) { // its records stay, the others go
+			c.skipped = errors.Join(c.skipped, err)
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -98,9 +113,8 @@ func (c *Checkpoint) copy(d *journal.Dirty) error {
 			end = max(end, to)
 		}
 	}
-	f.physical = max(f.physical, end)
 	if d.Header != 0 {
-		if !slices.Contains(d.Groups, 0) {
+		if !slices.ContainsFunc(c.done.Groups, func(g journal.GroupDone) bool { return g.Group == 0 }) {
 			if err := f.writeHeader(d); err != nil {
 				return home(err)
 			}
@@ -173,8 +187,8 @@ func (c *Checkpoint) copyGroup(n uint64, d *journal.Dirty) (lsn journal.LSN, end
 		f.sealHeader(g.tag[cipher.SectorSize:2*cipher.SectorSize], d)
 	}
 	off := f.layout.TagOffset(n)
-	if _, err := f.b.WriteAt(g.tag[:], off); err != nil {
-		return 0, 0, home(err)
+	if err := f.writeHome(g.tag[:], off); err != nil {
+		return 0, 0, err
 	}
 	if holes := g.home &^ t.Present; holes != 0 {
 		c.holes = append(c.holes, groupHoles{n, holes})
@@ -208,9 +222,7 @@ func (f *File) copyBodies(blocks []journal.IndexedBlock) (end int64, err error) 
 		b := f.cache.buffer(size)
 		err := f.journal.ReadAt(*b, blocks[i].Body)
 		if err == nil {
-			if _, err = f.b.WriteAt(*b, off); err != nil {
-				err = home(err)
-			}
+			err = f.writeHome(*b, off)
 		}
 		f.cache.recycle(b)
 		if err != nil {
@@ -220,6 +232,21 @@ func (f *File) copyBodies(blocks []journal.IndexedBlock) (end int64, err error) 
 		i += n
 	}
 	return end, nil
+}
+
+// writeHome writes a part of home, and keeps account of the length that this
+// leaves, also if it fails.
+func (f *File) writeHome(p []byte, off int64) error {
+	_, err := f.b.WriteAt(p, off)
+	if err == nil {
+		f.physical = max(f.physical, off+int64(len(p)))
+		return nil
+	}
+	f.physical = max(f.physical, off+int64(len(p)))
+	if st, serr := f.b.Stat(); serr == nil {
+		f.physical = st.Size
+	}
+	return home(err)
 }
 
 // punch frees the space of slots of group n that were blocks and are holes now,

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/bits"
 	"slices"
 	"time"
 
@@ -95,6 +96,7 @@ func (f *File) record(ch *change) error {
 	}
 	if ch.shrinks() {
 		f.ahead = 0
+		f.reserved.Store(0)
 		f.cache.drop(f, f.layout.LastGroup(ch.size)+1)
 	}
 	return nil
@@ -264,6 +266,9 @@ func (f *File) fillLive(g *group) error {
 	if errors.Is(err, errRollback) {
 		return err
 	}
+	if errors.Is(err, errUnread) && (live == nil || g.n == 0 || bits.OnesCount64(live.Trailer.Present) != len(live.Blocks)) {
+		return err // entries are needed that may be readable the next time
+	}
 	if live == nil {
 		if err != nil {
 			return err
@@ -313,7 +318,7 @@ func (f *File) entryRun(blocks []journal.IndexedBlock) int {
 
 // readHomeTag reads a tag block from home, zeros where there is none, and
 // verifies its trailer. Where that fails the entries, which no one vouches for,
-// are there all the same; after a failure to read they are zero.
+// are there all the same; after a failure to read, errUnread, they are zero.
 func (f *File) readHomeTag(g *group, void bool) (cipher.Trailer, error) {
 	if void {
 		clear(g.tag[:])
@@ -323,8 +328,7 @@ func (f *File) readHomeTag(g *group, void bool) (cipher.Trailer, error) {
 	clear(g.tag[m:])
 	if err != nil && err != io.EOF {
 		clear(g.tag[:])
-		f.log.error(describe(err), "file", f.ID(), "group", g.n, "err", err)
-		return cipher.Trailer{}, err
+		return cipher.Trailer{}, fmt.Errorf("%w: %w", errUnread, err)
 	}
 	t, err := f.c.OpenTrailer(g.tag[:], g.n)
 	if err == nil && !f.journal.Knows(journal.LSN(t.LSN)) {
@@ -332,6 +336,9 @@ func (f *File) readHomeTag(g *group, void bool) (cipher.Trailer, error) {
 	}
 	return t, err
 }
+
+// errUnread reports a tag block that the disk did not give.
+var errUnread = errors.New("tag block cannot be read")
 
 // errRollback reports bytes at home that are newer than the journal.
 var errRollback = fmt.Errorf("journal is older than the file: %w", ErrCorrupt)

@@ -58,6 +58,9 @@ func (f *File) openSize(tag []byte) error {
 			return fmt.Errorf("%w: header at home is of record %d", errRollback, header.LSN)
 		}
 		f.epochs = header.Epochs
+		if header.LSN == 0 { // no checkpoint has seen to it that it is durable
+			f.headerNew.Store(true)
+		}
 	}
 	if size, last, _, ok := f.j.Size(); ok {
 		f.header = cipher.Header{Size: size, Last: last, Epochs: f.epochs}

@@ -141,7 +141,9 @@ func (f *File) Checkpointed(d Done) {
 		f.release(f.size.seg)
 		f.size = sizeItem{}
 	}
-	if f.mtime.lsn != 0 && f.mtime.lsn <= d.Mtime {
+	// As long as anything else goes home later, that would move the time again.
+	rest := len(f.groups) > 0 || len(f.cuts) > 0 || f.size.lsn != 0
+	if f.mtime.lsn != 0 && f.mtime.lsn <= d.Mtime && !rest {
 		f.release(f.mtime.seg)
 		f.mtime = mtimeItem{}
 	}

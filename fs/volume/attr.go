@@ -252,11 +252,13 @@ func (v *Volume) dropPrivileges(n *Node, t target, by Writer) error {
 		if err := t.Chmod(st.Mode & 0o7777 &^ drop); err != nil {
 			return err
 		}
+		v.mustLast(n)
 	}
 	if _, err := t.Getxattr(capabilityAttr, nil); err == nil {
 		if err := t.Removexattr(capabilityAttr); err != nil {
 			return err
 		}
+		v.mustLast(n)
 	}
 	if (st.Mode&^drop)&(unix.S_ISUID|unix.S_ISGID) == 0 {
 		n.plain.Store(seen)

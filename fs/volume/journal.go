@@ -143,7 +143,7 @@ func (v *Volume) reaper() {
 // lostName is to be called when the inode lost what may have been its last name
 // or user.
 func (v *Volume) lostName(ino uint64) {
-	if v.journal != nil && v.files.at(ino) != nil {
+	if v.journal != nil && v.files.at(ino) != nil && !v.ro {
 		select {
 		case v.reap <- struct{}{}:
 		default:
@@ -227,6 +227,7 @@ func (v *Volume) checkpoint(files []*blockfile.File, through journal.LSN) error 
 		c, err := file.Checkpoint(through)
 		errs = append(errs, err)
 		if c != nil {
+			errs = append(errs, c.Skipped())
 			begun = append(begun, c)
 		}
 	}
@@ -313,6 +314,13 @@ func (v *Volume) renamed(n *Node) {
 	if n == nil || !n.isRegular() {
 		return
 	}
+	if file := v.contentOf(n); file != nil {
+		file.Renamed()
+	}
+}
+
+// mustLast sees to it that even an fsync of data alone covers the attributes.
+func (v *Volume) mustLast(n *Node) {
 	if file := v.contentOf(n); file != nil {
 		file.Renamed()
 	}

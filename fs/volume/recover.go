@@ -2,9 +2,15 @@ package volume
 
 import (
 	"errors"
+	"fmt"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/plyfs/plyfs/cipher"
+	"github.com/plyfs/plyfs/fs/backing"
+	"github.com/plyfs/plyfs/fs/blockfile"
 )
 
 // After an unclean stop a file's backing length may not be what its size takes,
@@ -77,14 +83,16 @@ func (m *moves) take() []move {
 type walk struct {
 	v     *Volume
 	files int
-	blind bool // some could not be looked at
+	blind bool                   // some could not be looked at
+	again bool                   // for a reason that may pass
+	seen  map[cipher.FileID]bool // of files without a readable name
 }
 
 // lookAtAll ends early, without having cleared v.unclean, when v.stop is
 // closed.
 func (v *Volume) lookAtAll() {
 	defer v.walk.Done()
-	w := &walk{v: v}
+	w := &walk{v: v, seen: map[cipher.FileID]bool{}}
 	whole := w.lookAt(RootID)
 	for whole {
 		list := v.moved.take()
@@ -104,6 +112,10 @@ func (v *Volume) lookAtAll() {
 	}
 	w.dropLost()
 	v.walked.Store(true)
+	if w.again {
+		v.log.Warn("not every file could be looked at after the unclean stop: the next mount tries again", "files", w.files)
+		return
+	}
 	v.unclean.Store(false)
 	v.log.Info("every file was looked at after the unclean stop", "files", w.files)
 	if v.journal != nil {
@@ -121,7 +133,7 @@ func (w *walk) dropLost() {
 	for synced := false; ; synced = true {
 		lost := 0
 		for _, ref := range v.journal.LiveFiles() {
-			if v.files.get(ref.ID) != nil {
+			if v.files.get(ref.ID) != nil || w.seen[ref.ID] {
 				continue
 			}
 			lost++
@@ -164,7 +176,7 @@ func (w *walk) lookAtMoved(m move) bool {
 	d, err := v.dir(m.dir)
 	if err != nil {
 		if !v.gone(m.dir) { // else what was in it has moved on, or is gone too
-			w.blind = true
+			w.failed(err)
 		}
 		return true
 	}
@@ -201,9 +213,65 @@ func (w *walk) lookAtFile(e Entry) {
 
 // failed notes that something could not be looked at, unless it is gone.
 func (w *walk) failed(err error) {
-	if !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ESTALE) {
-		w.blind = true
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESTALE) {
+		return
 	}
+	w.blind = true
+	for _, damage := range []error{blockfile.ErrCorrupt, ErrDamaged, cipher.ErrAuth, cipher.ErrZero, cipher.ErrMagic} {
+		if errors.Is(err, damage) {
+			return
+		}
+	}
+	w.again = true
+}
+
+// lookAtUnnamed looks, in the backing directory itself, at what the listing of
+// the volume's left out, since its name could not be read.
+func (w *walk) lookAtUnnamed(n *Node, listed map[string]bool) {
+	v := w.v
+	d, err := v.dir(n)
+	if err != nil {
+		w.failed(err)
+		return
+	}
+	defer v.dirs.done(d)
+	var rest []string
+	err = eachName(d, func(e backing.Dirent) bool {
+		sealed := !strings.Contains(e.Name, ".") || strings.HasPrefix(e.Name, longPrefix) && !isSidecar(e.Name)
+		if sealed && !listed[e.Name] {
+			rest = append(rest, e.Name)
+		}
+		return true
+	})
+	if err != nil {
+		w.failed(err)
+	}
+	for _, name := range rest {
+		st, err := d.Stat(name)
+		switch {
+		case err != nil:
+			w.failed(err)
+		case st.Mode&unix.S_IFMT == unix.S_IFDIR:
+			w.failed(fmt.Errorf("directory without a readable name: %w", ErrDamaged))
+		case st.Mode&unix.S_IFMT == unix.S_IFREG:
+			if id, err := w.readID(d, name); err != nil {
+				w.failed(err)
+			} else {
+				w.seen[id] = true
+				w.again = true
+			}
+		}
+	}
+}
+
+// readID returns the ID of the file at a backing name.
+func (w *walk) readID(d backing.Dir, name string) (cipher.FileID, error) {
+	f, err := d.OpenFile(name, unix.O_RDONLY, 0)
+	if err != nil {
+		return cipher.FileID{}, err
+	}
+	defer f.Close()
+	return blockfile.ReadID(f, w.v.cipher)
 }
 
 // lookAtDir opens the files of one directory and returns the directories in
@@ -214,13 +282,15 @@ func (w *walk) lookAtDir(id NodeID) (dirs []NodeID, ok bool) {
 	h, err := v.OpenDir(id)
 	if err != nil {
 		v.complain("directory cannot be looked at", "err", err)
-		w.blind = true
+		w.failed(err)
 		return nil, true
 	}
 	defer h.Close()
 	ok = true
 	var entries []DirEntry
+	listed := map[string]bool{}
 	err = h.Read(0, func(e DirEntry) bool {
+		listed[e.back] = true
 		if e.back != "" && (e.Kind == unix.S_IFREG || e.Kind == unix.S_IFDIR || e.Kind == 0) {
 			entries = append(entries, e)
 		}
@@ -228,8 +298,9 @@ func (w *walk) lookAtDir(id NodeID) (dirs []NodeID, ok bool) {
 	})
 	if err != nil {
 		v.complain("directory cannot be looked at", "err", err)
-		w.blind = true
+		w.failed(err)
 	}
+	w.lookAtUnnamed(h.n, listed)
 	for _, e := range entries {
 		select {
 		case <-v.stop:

@@ -17,6 +17,7 @@ type registry struct {
 	byIno map[uint64]*content // an open file keeps its inode number taken
 	idle  int
 	drops atomic.Uint64  // files taken out
+	ro    bool           // nothing goes home: no file is to wait for that
 	kept  map[uint64]int // inodes of descriptors kept for nodes without a name
 }
 
@@ -25,8 +26,8 @@ type content struct {
 	idle bool
 }
 
-func newRegistry() *registry {
-	return &registry{byID: map[cipher.FileID]*blockfile.File{}, byIno: map[uint64]*content{}, kept: map[uint64]int{}}
+func newRegistry(ro bool) *registry {
+	return &registry{ro: ro, byID: map[cipher.FileID]*blockfile.File{}, byIno: map[uint64]*content{}, kept: map[uint64]int{}}
 }
 
 // claim records that the file of an inode is open, and reports whether no other
@@ -78,7 +79,7 @@ func (r *registry) resume(ino uint64) *blockfile.File {
 func (r *registry) retire(ino uint64, file *blockfile.File) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if file.Live() {
+	if file.Live() && !r.ro {
 		r.byIno[ino].idle = true
 		r.idle++
 		return false

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/plyfs/plyfs/cipher"
 )
 
 // harmless are the errors that calls may get from each other.
@@ -37,7 +39,7 @@ func TestManyAtOnce(t *testing.T) {
 	}
 	wg.Wait()
 	v.reopen()
-	if w := (&walk{v: v.Volume}); !w.lookAt(RootID) {
+	if w := (&walk{v: v.Volume, seen: map[cipher.FileID]bool{}}); !w.lookAt(RootID) {
 		t.Error("not all files were looked at")
 	}
 	v.table.mu.Lock()

@@ -99,7 +99,7 @@ const defaultOpenDirs = 256
 func Open(c Config) (*Volume, error) {
 	v := &Volume{
 		cipher: c.Cipher, layout: c.Cipher.Layout(), ro: c.ReadOnly, log: c.Log,
-		cache: blockfile.NewCache(0), stop: make(chan struct{}), files: newRegistry(), reap: make(chan struct{}, 1),
+		cache: blockfile.NewCache(0), stop: make(chan struct{}), files: newRegistry(c.ReadOnly), reap: make(chan struct{}, 1),
 	}
 	if v.log == nil {
 		v.log = slog.New(slog.DiscardHandler)

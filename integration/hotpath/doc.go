@@ -17,5 +17,7 @@
 // and where the quartiles lie far apart the figure is worth little.
 //
 // It needs root, for the mounts, and a scratch directory on a disk: on a tmpfs
-// fdatasync is free.
+// fdatasync is free. What it costs otherwise depends on the filesystem, and on
+// whether an ext4 has a journal of its own, which the heading says; --image
+// measures on a new ext4 with one, in a file on the same disk.
 package main

@@ -22,6 +22,7 @@ type options struct {
 	slice  time.Duration
 	only   *regexp.Regexp
 	json   bool
+	image  bool
 	plyfs  [][2]string // name and path
 }
 
@@ -56,6 +57,7 @@ func parse(args []string) (o options, err error) {
 	fs.StringVar(&o.dir, "dir", base, "where to make the scratch `directory`, on a disk")
 	fs.IntVar(&o.rounds, "rounds", 49, "`number` of rounds")
 	fs.DurationVar(&o.slice, "slice", 25*time.Millisecond, "`duration` of a slice")
+	fs.BoolVar(&o.image, "image", false, "measure on a new ext4 with a journal, in a file below --dir")
 	fs.BoolVar(&o.json, "json", false, "print JSON")
 	fs.Func("only", "measure only workloads that match `regexp`", func(s string) (err error) {
 		o.only, err = regexp.Compile(s)
@@ -85,19 +87,30 @@ func measure(o options) (err error) {
 	}
 	// A thread in a system call must not keep another one waiting.
 	runtime.GOMAXPROCS(max(runtime.NumCPU(), 8))
-	r, err := newRig(o.dir)
-	if err != nil {
-		return err
+	var m *image
+	if o.image {
+		if m, err = newImage(o.dir); err != nil {
+			return err
+		}
+		o.dir = m.dir
 	}
+	r := newRig()
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
 	go func() {
 		s := <-signals
-		r.close(true)
-		exit(fmt.Errorf("ended by %v", s))
+		exit(errors.Join(fmt.Errorf("ended by %v", s), r.close(true), m.close()))
 	}()
-	defer func() { err = errors.Join(err, r.close(err != nil)) }()
+	defer func() { err = errors.Join(err, r.close(err != nil), m.close()) }()
 
+	if m != nil {
+		if err := m.mount(); err != nil {
+			return err
+		}
+	}
+	if err := r.make(o.dir); err != nil {
+		return err
+	}
 	if err := errors.Join(r.addPlain(), r.addPass()); err != nil {
 		return err
 	}
@@ -118,6 +131,6 @@ func measure(o options) (err error) {
 	if o.json {
 		return printJSON(os.Stdout, rows)
 	}
-	fmt.Printf("%d rounds of %v slices. Speed to plain, median and quartiles of the rounds: above 1 is faster.\n", o.rounds, o.slice)
+	fmt.Printf("On %s.\n%d rounds of %v slices. Speed to plain, above 1 is faster: of slices, median and quartiles of the\nrounds; of the median operations of all rounds.\n", describe(o.dir), o.rounds, o.slice)
 	return printText(os.Stdout, rows)
 }

@@ -25,6 +25,7 @@ type row struct {
 	Ratio    float64 `json:"ratio"`         // speed to plain's in the same round: 2 is twice as fast
 	Low      float64 `json:"ratio_q1"`      // quartiles of the rounds
 	High     float64 `json:"ratio_q3"`
+	ByMedian float64 `json:"ratio_of_medians,omitempty"` // the same of us_median; none where a slice ends with an fsync
 }
 
 // summary makes the row of a target from its slices and those of plain.
@@ -42,13 +43,27 @@ func summary(w *workload, t *target, own, plain []slice) row {
 	}
 	slices.Sort(times)
 	at := func(q float64) float64 { return micro(float64(times[int(q*float64(len(times)-1))])) }
+	byMedian := 0.0
+	if !w.whole {
+		byMedian = medianTime(plain) / at(0.5)
+	}
 	per := quantile(perOp, 0.5)
 	return row{
 		Workload: w.Name, Target: t.name, Threads: w.Threads, Rounds: len(own),
 		PerOp: micro(per), Median: at(0.5), P99: at(0.99), MBps: float64(w.Bytes) / per * 1e3,
 		CPU:   micro(float64(cpu) / float64(max(ops, 1))),
-		Ratio: quantile(ratios, 0.5), Low: quantile(ratios, 0.25), High: quantile(ratios, 0.75),
+		Ratio: quantile(ratios, 0.5), Low: quantile(ratios, 0.25), High: quantile(ratios, 0.75), ByMedian: byMedian,
 	}
+}
+
+// medianTime is the median of all operations, in microseconds.
+func medianTime(ss []slice) float64 {
+	var times []time.Duration
+	for i := range ss {
+		times = append(times, ss[i].times...)
+	}
+	slices.Sort(times)
+	return micro(float64(times[(len(times)-1)/2]))
 }
 
 func micro(ns float64) float64 { return ns / 1e3 }
@@ -70,14 +85,20 @@ func printJSON(w io.Writer, rows []row) error {
 func printText(out io.Writer, rows []row) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
 	last := ""
+	speed := func(x float64) string {
+		if x == 0 {
+			return "-"
+		}
+		return fmt.Sprintf("%.2f", x)
+	}
 	for _, r := range rows {
 		if r.Workload != last {
 			last = r.Workload
 			fmt.Fprintf(w, "\n%s\n", r.Workload)
-			fmt.Fprintln(w, "\ttime/op\tmedian\tp99\tMB/s\tdaemon cpu/op\tspeed to plain\tquartiles\t")
+			fmt.Fprintln(w, "\ttime/op\tmedian\tp99\tMB/s\tdaemon cpu/op\tspeed to plain\tquartiles\tof medians\t")
 		}
-		fmt.Fprintf(w, "%s\t%.0f µs\t%.0f µs\t%.0f µs\t%.1f\t%.0f µs\t%.2f\t%.2f - %.2f\t\n",
-			r.Target, r.PerOp, r.Median, r.P99, r.MBps, r.CPU, r.Ratio, r.Low, r.High)
+		fmt.Fprintf(w, "%s\t%.0f µs\t%.0f µs\t%.0f µs\t%.1f\t%.0f µs\t%.2f\t%.2f - %.2f\t%s\t\n",
+			r.Target, r.PerOp, r.Median, r.P99, r.MBps, r.CPU, r.Ratio, r.Low, r.High, speed(r.ByMedian))
 	}
 	return w.Flush()
 }

@@ -44,20 +44,8 @@ type rig struct {
 // patience bounds a mount and an unmount.
 const patience = 30 * time.Second
 
-// newRig makes a scratch directory below base. close removes it.
-func newRig(base string) (*rig, error) {
-	var st unix.Statfs_t
-	if err := unix.Statfs(base, &st); err != nil {
-		return nil, fmt.Errorf("%s: %w", base, err)
-	}
-	if st.Type == unix.TMPFS_MAGIC {
-		return nil, fmt.Errorf("%s is a tmpfs; --dir names a directory on a disk", base)
-	}
-	dir, err := os.MkdirTemp(base, "plyfs-hotpath-")
-	if err != nil {
-		return nil, err
-	}
-	r := &rig{scratch: dir, spawn: make(chan func())}
+func newRig() *rig {
+	r := &rig{spawn: make(chan func())}
 	// Daemons die with the thread that started them, so this one stays.
 	go func() {
 		runtime.LockOSThread()
@@ -65,7 +53,26 @@ func newRig(base string) (*rig, error) {
 			f()
 		}
 	}()
-	return r, nil
+	return r
+}
+
+// make makes the scratch directory below base. close removes it.
+func (r *rig) make(base string) error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(base, &st); err != nil {
+		return fmt.Errorf("%s: %w", base, err)
+	}
+	if st.Type == unix.TMPFS_MAGIC {
+		return fmt.Errorf("%s is a tmpfs; --dir names a directory on a disk", base)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return errors.New("interrupted")
+	}
+	var err error
+	r.scratch, err = os.MkdirTemp(base, "plyfs-hotpath-")
+	return err
 }
 
 // addPlain adds a plain directory.
@@ -228,7 +235,10 @@ func (r *rig) close(force bool) (err error) {
 			<-t.ended
 		}
 	}
-	return errors.Join(err, os.RemoveAll(r.scratch))
+	if r.scratch != "" {
+		err = errors.Join(err, os.RemoveAll(r.scratch))
+	}
+	return err
 }
 
 // cpu is the processor time the daemon has used.

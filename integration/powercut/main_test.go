@@ -4,9 +4,11 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -20,6 +22,31 @@ var env struct {
 	seed    uint64
 	cuts    int  // of each workload on each target
 	long    bool // make crash
+
+	mu      sync.Mutex
+	running map[*os.Process]bool // to be killed if the run is interrupted
+}
+
+// spawn starts a command; the channel is closed when it has ended.
+func spawn(cmd *exec.Cmd) (ended chan struct{}, err error) {
+	env.mu.Lock()
+	defer env.mu.Unlock()
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	if env.running == nil {
+		env.running = map[*os.Process]bool{}
+	}
+	env.running[cmd.Process] = true
+	ended = make(chan struct{})
+	go func() {
+		cmd.Wait()
+		env.mu.Lock()
+		delete(env.running, cmd.Process)
+		env.mu.Unlock()
+		close(ended)
+	}()
+	return ended, nil
 }
 
 func TestMain(m *testing.M) {
@@ -46,6 +73,13 @@ func run(m *testing.M) int {
 	unix.Umask(0o022)
 	err := setUp()
 	defer cleanUp()
+	interrupted := make(chan os.Signal, 1)
+	signal.Notify(interrupted, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	go func() {
+		<-interrupted
+		cleanUp()
+		os.Exit(1)
+	}()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "powercut:", err)
 		return 1
@@ -129,7 +163,7 @@ func removeStale(base string) {
 // detach takes away every mount below dir.
 func detach(dir string) {
 	for _, m := range mountsBelow(dir) {
-		unix.Unmount(m, unix.MNT_DETACH)
+		unix.Unmount(m, unix.MNT_FORCE|unix.MNT_DETACH)
 	}
 }
 
@@ -137,6 +171,11 @@ func cleanUp() {
 	if env.scratch == "" {
 		return
 	}
+	env.mu.Lock()
+	for p := range env.running {
+		p.Kill()
+	}
+	env.mu.Unlock()
 	detach(env.scratch)
 	if os.Getenv("PLYFS_KEEP") != "" {
 		fmt.Fprintln(os.Stderr, "powercut: kept", env.scratch)

@@ -83,14 +83,10 @@ func (w *mariadb) start(dir string) error {
 		"--skip-networking", "--pid-file="+filepath.Join(w.sockets, "pid"), "--log-error="+log, "--innodb-flush-method=O_DIRECT",
 		"--innodb-use-native-aio=1", "--innodb-buffer-pool-size=6M", "--innodb-log-file-size=16M", "--innodb-flush-log-at-trx-commit=1",
 		"--log-bin=binlog", "--sync-binlog=1", "--server-id=1", "--innodb-max-dirty-pages-pct=5", dw)
-	if err := w.server.Start(); err != nil {
+	var err error
+	if w.ended, err = spawn(w.server); err != nil {
 		return err
 	}
-	w.ended = make(chan struct{})
-	go func(cmd *exec.Cmd, ended chan struct{}) {
-		cmd.Wait()
-		close(ended)
-	}(w.server, w.ended)
 	for end := time.Now().Add(patience); ; time.Sleep(30 * time.Millisecond) {
 		_, err := w.sql("SELECT 1")
 		if err == nil {

@@ -52,12 +52,12 @@ func TestIgnoredFlushes(t *testing.T) {
 
 // TestPlyfs asks the same of plyfs, and more: whole requests or nothing.
 func TestPlyfs(t *testing.T) {
-	trials(t, target{fstype: "ext4", plyfs: true, blockSize: 4096}, append(alone(), "all")...)
+	trials(t, target{fstype: "ext4", plyfs: true, blockSize: 4096, small: true}, append(alone(), "all")...)
 	trials(t, target{fstype: "xfs", plyfs: true, blockSize: 4096}, append(alone(), "all")...)
 	trials(t, target{fstype: "ext4", plyfs: true, blockSize: 16384}, append(alone(), "mariadb")...)
 	if env.long {
-		trials(t, target{fstype: "xfs", plyfs: true, blockSize: 16384}, "all", "mariadb")
-		trials(t, target{fstype: "ext4", plyfs: true, blockSize: 4096}, "mariadb")
+		trials(t, target{fstype: "xfs", plyfs: true, blockSize: 16384, small: true}, "all", "mariadb")
+		trials(t, target{fstype: "ext4", plyfs: true, blockSize: 4096}, "all", "mariadb")
 	}
 }
 

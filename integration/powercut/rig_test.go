@@ -21,9 +21,13 @@ type target struct {
 	fstype    string // the file system on the disk
 	plyfs     bool   // a plyfs volume on it, or it alone, which is the control
 	blockSize int    // of the volume
+	small     bool   // the smallest journal, so that it is checkpointed and recycled all the time
 }
 
 func (t target) String() string {
+	if t.plyfs && t.small {
+		return fmt.Sprintf("plyfs-%d-small-%s", t.blockSize, t.fstype)
+	}
 	if t.plyfs {
 		return fmt.Sprintf("plyfs-%d-%s", t.blockSize, t.fstype)
 	}
@@ -147,18 +151,17 @@ func (s *stack) mountPlyfs() error {
 	if s.logAt, err = log.Seek(0, io.SeekEnd); err != nil {
 		return err
 	}
-	s.daemon = exec.Command(env.bin, "mount", "--keystore", s.path("keys"), "-f", s.path("back/cipher"), s.path("mnt"))
+	args := []string{"mount", "--keystore", s.path("keys"), "-f"}
+	if s.small {
+		args = append(args, "-o", "journal-size=16M")
+	}
+	s.daemon = exec.Command(env.bin, append(args, s.path("back/cipher"), s.path("mnt"))...)
 	s.daemon.Stdout, s.daemon.Stderr = log, log
 	s.daemon.Env = append(os.Environ(), "XDG_STATE_HOME="+s.path("state"))
-	if err := s.daemon.Start(); err != nil {
+	if s.ended, err = spawn(s.daemon); err != nil {
 		s.daemon = nil
 		return err
 	}
-	s.ended = make(chan struct{})
-	go func(cmd *exec.Cmd, ended chan struct{}) {
-		cmd.Wait()
-		close(ended)
-	}(s.daemon, s.ended)
 	for end := time.Now().Add(patience); ; time.Sleep(3 * time.Millisecond) {
 		if isMount(s.path("mnt")) {
 			return nil

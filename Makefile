@@ -28,7 +28,7 @@ BENCHTIME  ?= 1s
 # Arguments for the integration tests, as in: make integration ARGS='-run MariaDB -v'
 ARGS ?=
 
-.PHONY: help build deps demo test check unit race crash fuzz fuzz-short integration fresh bench clean
+.PHONY: help build deps demo test check unit race crash powercut hotpath fuzz fuzz-short integration fresh bench clean
 
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  \1\t/' | expand -t 16
@@ -54,6 +54,7 @@ test: ## everything CI runs: checks, unit tests, race, short fuzz, integration
 	 step 'unit tests'         $(MAKE) --no-print-directory unit; \
 	 step 'unit tests, -race'  $(MAKE) --no-print-directory race; \
 	 step 'fuzzers, $(FUZZ_SHORT) s each' $(MAKE) --no-print-directory fuzz-short; \
+	 step 'power cuts, a sample' $(MAKE) --no-print-directory powercut; \
 	 step 'integration tests'  $(MAKE) --no-print-directory integration; \
 	 printf '\n==> all tests passed (%d s)\n' $$(( $$(date +%s) - start ))
 
@@ -63,13 +64,20 @@ check: ## go vet, gofmt
 	 if [ -n "$$bad" ]; then echo 'not formatted, run gofmt -w on:' "$$bad" >&2; exit 1; fi
 
 unit: ## unit tests of all packages but integration
-	CGO_ENABLED=0 $(GO) test -timeout 4m $$($(GO) list ./... | grep -v /integration$$)
+	CGO_ENABLED=0 $(GO) test -timeout 4m $$($(GO) list ./... | grep -v /integration)
 
 race: ## the packages with concurrency, under the race detector
 	CGO_ENABLED=1 $(GO) test -race -short -timeout 8m $(RACE)
 
-crash: ## power cuts and faults at every operation, many seeds (minutes)
+crash: build ## power cuts, faults and kills: every operation, many seeds, real disks (long)
 	CGO_ENABLED=0 $(GO) test -count=1 -timeout 60m -run 'Crash|Fault|LifeAfter' ./fs/journal ./fs/volume -crash.scale=$(CRASHSCALE)
+	PLYFS_POWERCUT=long PLYFS_BIN='$(CURDIR)/bin/plyfs' CGO_ENABLED=0 $(GO) test -count=1 -timeout 60m -v ./integration/powercut
+
+powercut: build ## power cuts beneath real ext4 and xfs, a sample (root)
+	PLYFS_POWERCUT=sample PLYFS_BIN='$(CURDIR)/bin/plyfs' CGO_ENABLED=0 $(GO) test -count=1 -timeout 10m ./integration/powercut
+
+hotpath: build ## what a database waits for, next to a plain directory and a plain FUSE (root)
+	$(GO) run ./integration/hotpath --plyfs plyfs=bin/plyfs $(ARGS)
 
 fuzz-short: ## each fuzzer for FUZZ_SHORT seconds
 	@integration/fuzz.sh $(FUZZ_SHORT)
@@ -84,7 +92,7 @@ fresh: ## make demo and make test in a new Debian 12 chroot with only Go, git, m
 	@integration/fresh.sh
 
 bench: ## benchmarks: GB/s of the crypto, operations of the engine
-	CGO_ENABLED=0 $(GO) test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) $$($(GO) list ./... | grep -v /integration$$)
+	CGO_ENABLED=0 $(GO) test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) $$($(GO) list ./... | grep -v /integration)
 
 clean: ## remove what was built here
 	rm -rf bin

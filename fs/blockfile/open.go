@@ -85,22 +85,12 @@ func Open(b backing.File, c Config) (*File, error) {
 // had it, where the state of the volume allows for that.
 func (f *File) openHeader() error {
 	var tag [cipher.TagBlockSize]byte
-	if n, err := f.b.ReadAt(tag[:], 0); err != nil && err != io.EOF {
-		return err
-	} else if n < len(tag) && !f.unclean {
-		return fmt.Errorf("backing file of %d bytes has no header: %w", f.physical, ErrCorrupt)
-	}
-	var err error
-	var copied bool
-	f.static, f.c, copied, err = openStatic(tag[:], f.volume)
+	copied, lost, err := f.readStatic(tag[:])
 	switch {
-	case errors.Is(err, cipher.ErrZero) && f.unclean && !f.holdsData():
-		f.log.log.Warn("file was never synced before an unclean stop, taken as empty", "physical", f.physical)
-		return f.initialise()
-	case errors.Is(err, cipher.ErrZero):
-		return fmt.Errorf("%w: %w", ErrCorrupt, err)
 	case err != nil:
 		return err
+	case lost:
+		return f.initialise()
 	}
 	f.header, err = f.c.OpenHeader(tag[cipher.SectorSize : 2*cipher.SectorSize])
 	noTrailer := [cipher.TrailerSize]byte(tag[len(tag)-cipher.TrailerSize:]) == [cipher.TrailerSize]byte{}
@@ -119,6 +109,26 @@ func (f *File) openHeader() error {
 		return f.restoreStatic()
 	}
 	return nil
+}
+
+// readStatic reads tag block 0 and opens the static header in it. copied says
+// that only the copy was left, lost that there is none and that an unclean stop
+// explains it: the file is to be taken as empty.
+func (f *File) readStatic(tag []byte) (copied, lost bool, err error) {
+	if n, err := f.b.ReadAt(tag, 0); err != nil && err != io.EOF {
+		return false, false, err
+	} else if n < len(tag) && !f.unclean {
+		return false, false, fmt.Errorf("backing file of %d bytes has no header: %w", f.physical, ErrCorrupt)
+	}
+	f.static, f.c, copied, err = openStatic(tag, f.volume)
+	switch {
+	case errors.Is(err, cipher.ErrZero) && f.unclean && !f.holdsData():
+		f.log.log.Warn("file was never synced before an unclean stop, taken as empty", "physical", f.physical)
+		return false, true, nil
+	case errors.Is(err, cipher.ErrZero):
+		return false, false, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	return copied, false, err
 }
 
 // openStatic opens the static header in a tag block 0, or where that is lost

@@ -3,7 +3,6 @@ package blockfile
 import (
 	"errors"
 	"fmt"
-	"io"
 
 	"github.com/plyfs/plyfs/cipher"
 	"github.com/plyfs/plyfs/fs/journal"
@@ -17,25 +16,15 @@ import (
 // header is durable before the first body.
 func (f *File) openOverlaid() error {
 	var tag [cipher.TagBlockSize]byte
-	if n, err := f.b.ReadAt(tag[:], 0); err != nil && err != io.EOF {
-		return err
-	} else if n < len(tag) && !f.unclean {
-		return fmt.Errorf("backing file of %d bytes has no header: %w", f.physical, ErrCorrupt)
-	}
-	var err error
-	var copied bool
-	f.static, f.c, copied, err = openStatic(tag[:], f.volume)
+	copied, lost, err := f.readStatic(tag[:])
 	switch {
-	case errors.Is(err, cipher.ErrZero) && f.unclean && !f.holdsData():
-		f.log.log.Warn("file was never synced before an unclean stop, taken as empty", "physical", f.physical)
+	case err != nil:
+		return err
+	case lost:
 		if err := f.initialise(); err != nil {
 			return err
 		}
 		return f.openJournal()
-	case errors.Is(err, cipher.ErrZero):
-		return fmt.Errorf("%w: %w", ErrCorrupt, err)
-	case err != nil:
-		return err
 	}
 	if err := f.openJournal(); err != nil {
 		return err

@@ -32,6 +32,7 @@ mkfs.ext4           e2fsprogs
 ps                  procps
 fusermount3         fuse3
 gcc                 gcc
+groff               groff-base
 '
 # file  package
 demo_files=''

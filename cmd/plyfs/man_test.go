@@ -57,7 +57,7 @@ func TestManualsAreComplete(t *testing.T) {
 
 func TestManualsRender(t *testing.T) {
 	if _, err := exec.LookPath("groff"); err != nil {
-		t.Skip("groff is not installed")
+		t.Fatal("groff is not installed; make deps brings it")
 	}
 	for _, page := range []string{"plyfs.1", "mount.plyfs.8"} {
 		var errs strings.Builder

@@ -107,7 +107,9 @@ func startOf(pid int) (string, error) {
 	if len(f) < 20 {
 		return "", fmt.Errorf("process %d: unexpected stat", pid)
 	}
-	if state := f[0]; state == "Z" || state == "X" {
+	// A main thread that has ended while others are still at it (a kill takes
+	// them one by one) is no end: they hold the volume's lock.
+	if state, threads := f[0], f[17]; state == "X" || state == "Z" && threads <= "1" {
 		return "", fmt.Errorf("process %d has ended", pid)
 	}
 	return f[19], nil

@@ -1,0 +1,176 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"time"
+)
+
+// The daemon of a mount answers on a socket that root, or the mounting user,
+// can open. A connection carries one question and one answer, a JSON line each.
+
+const (
+	// questionTime bounds how long a question may take to arrive.
+	questionTime = 2 * time.Second
+	// maxQuestion bounds its length in bytes.
+	maxQuestion = 1 << 20
+)
+
+// question asks a daemon for something.
+type question struct {
+	Op   string          `json:"op"`
+	Args json.RawMessage `json:"args,omitempty"`
+}
+
+// reply is its answer: a result, or an error as in a report.
+type reply struct {
+	Result json.RawMessage `json:"result,omitempty"`
+	Error  string          `json:"error,omitempty"`
+	Hint   string          `json:"hint,omitempty"`
+	Code   exitCode        `json:"code,omitempty"`
+}
+
+// control answers one kind of question. What it returns becomes the JSON of
+// the result. ctx ends when who asked is gone.
+type control func(ctx context.Context, args json.RawMessage) (any, error)
+
+// controls is what the daemon of a mount can be asked.
+func (m *mounting) controls() map[string]control {
+	return map[string]control{
+		"journal": func(context.Context, json.RawMessage) (any, error) { return journalStatusOf(m.volume), nil },
+	}
+}
+
+// socketPath is where the daemon of a mountpoint answers.
+func socketPath(dir, target string) string {
+	return strings.TrimSuffix(runPath(dir, target), ".json") + ".sock"
+}
+
+// answer serves the mount's socket until stop. The mount does without where
+// that fails.
+func (m *mounting) answer() (stop func()) {
+	if m.r.StateDir == "" {
+		return func() {}
+	}
+	path := socketPath(m.r.StateDir, m.r.Target)
+	os.Remove(path) // of a daemon that was killed: the lock on the volume is ours
+	l, err := net.Listen("unix", path)
+	if err == nil {
+		err = os.Chmod(path, 0o600) // the directory is 0700
+	}
+	if err != nil {
+		m.log.Warn("the daemon answers no questions", "error", err)
+		return func() {}
+	}
+	table := m.controls()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go converse(c, table)
+		}
+	}()
+	return func() { l.Close() }
+}
+
+// converse answers the question of one connection.
+func converse(c net.Conn, table map[string]control) {
+	defer c.Close()
+	c.SetReadDeadline(time.Now().Add(questionTime))
+	in := bufio.NewReader(c)
+	line, err := readLine(in, maxQuestion)
+	if err != nil {
+		return
+	}
+	c.SetReadDeadline(time.Time{})
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go func() {
+		in.ReadByte() // nothing comes: this returns when the other side is gone
+		cancel()
+	}()
+	out := consult(ctx, table, line)
+	c.SetWriteDeadline(time.Now().Add(questionTime))
+	json.NewEncoder(c).Encode(out)
+}
+
+// consult finds who answers the question in line, and asks.
+func consult(ctx context.Context, table map[string]control, line []byte) reply {
+	var q question
+	err := json.Unmarshal(line, &q)
+	var result any
+	if err == nil {
+		if f := table[q.Op]; f != nil {
+			result, err = f(ctx, q.Args)
+		} else {
+			err = &problem{err: fmt.Errorf("the daemon does not know the request %q", q.Op), code: exitVersion,
+				hint: "it is of another version of plyfs: mount the volume again"}
+		}
+	}
+	var out reply
+	if err == nil {
+		out.Result, err = json.Marshal(result)
+	}
+	if err != nil {
+		out = reply{Error: err.Error(), Hint: hintOf(err), Code: codeOf(err)}
+	}
+	return out
+}
+
+// readLine reads a line of at most max bytes, without its end.
+func readLine(in *bufio.Reader, max int) ([]byte, error) {
+	var line []byte
+	for {
+		part, err := in.ReadSlice('\n')
+		if line = append(line, part...); len(line) > max {
+			return nil, errors.New("line too long")
+		}
+		switch {
+		case err == nil:
+			return line[:len(line)-1], nil
+		case !errors.Is(err, bufio.ErrBufferFull):
+			return nil, err
+		}
+	}
+}
+
+// errNoDaemon reports that no daemon answers for a mountpoint.
+var errNoDaemon = errors.New("the mount's daemon does not answer")
+
+// askDaemon asks the daemon of a mountpoint and decodes its result, within wait.
+func askDaemon(dir, target, op string, args, result any, wait time.Duration) error {
+	c, err := net.DialTimeout("unix", socketPath(dir, target), questionTime)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errNoDaemon, err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(wait))
+	q := question{Op: op}
+	if args != nil {
+		if q.Args, err = json.Marshal(args); err != nil {
+			return err
+		}
+	}
+	if err := json.NewEncoder(c).Encode(q); err != nil {
+		return fmt.Errorf("%w: %w", errNoDaemon, err)
+	}
+	var out reply
+	if err := json.NewDecoder(c).Decode(&out); err != nil {
+		return fmt.Errorf("%w: %w", errNoDaemon, err)
+	}
+	if out.Error != "" {
+		return &problem{err: errors.New(out.Error), code: out.Code, hint: out.Hint}
+	}
+	if result == nil {
+		return nil
+	}
+	return json.Unmarshal(out.Result, result)
+}

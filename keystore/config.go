@@ -1,8 +1,11 @@
 package keystore
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/plyfs/plyfs/cipher"
@@ -70,30 +73,6 @@ func (f *volumeFile) section(l cipher.Layer) *section {
 	return f.sections[l-1]
 }
 
-// checkStores answers before any key is used: the stores are of the right layers, there is one for each layer of the
-// volume and none more, and they were generated apart.
-func checkStores(p cipher.Params, data, infra *Store) error {
-	if data == nil {
-		return &fault{what: "no key store for the data layer", kind: ErrUsage}
-	}
-	if infra == nil && p.Layers != 1 {
-		return &fault{what: fmt.Sprintf("the volume has %d layers, one asked for", p.Layers), kind: ErrWrongLayers,
-			hint: "Leave out -o layers=1 (or --single-layer) and give the key stores of both layers."}
-	}
-	if infra != nil && p.Layers != 2 {
-		return &fault{what: "the volume says that it has one layer, two asked for", kind: ErrWrongLayers,
-			hint: "If this volume was made with --single-layer, say -o layers=1. If it was not, its config was exchanged: restore it."}
-	}
-	if data.Layer() != cipher.LayerData || infra != nil && infra.Layer() != cipher.LayerInfra {
-		return &fault{what: "key store of the wrong layer", kind: ErrWrongKey}
-	}
-	if infra != nil && data.sharesRoot(infra) {
-		return &fault{what: "the key stores of both layers hold the same root", kind: ErrUsage,
-			hint: "One store was copied from the other, so that there is one key and not two: make new ones with plyfs keystore init."}
-	}
-	return nil
-}
-
 // NewVolumeConfig makes the keys of a new volume and the plyfs.json that holds them wrapped under a group's newest
 // keys. infra is nil for a single-layer volume. A zero p.VolumeID is replaced by a random one (ParseConfig tells
 // which). rand nil means crypto/rand. The caller writes the config with WriteConfig and wipes the keys.
@@ -107,7 +86,14 @@ func NewVolumeConfig(p cipher.Params, names Names, data, infra *Store, rand io.R
 	if err := p.Validate(); err != nil {
 		return nil, keys, &fault{what: "volume parameters", kind: ErrUsage, cause: err}
 	}
-	if err := checkStores(p, data, infra); err != nil {
+	a := StoreAccess(data, infra)
+	if data == nil {
+		return nil, keys, &fault{what: "no key store for the data layer", kind: ErrUsage}
+	}
+	if err := a.checkLayers(p); err != nil {
+		return nil, keys, err
+	}
+	if err := checkStores(data, infra); err != nil {
 		return nil, keys, err
 	}
 	b, v, err := newVolume(plies{plyOf(cipher.LayerData), plyOf(cipher.LayerInfra)}, p, names, [2]*Store{data, infra}, rand)
@@ -121,7 +107,8 @@ func NewVolumeConfig(p cipher.Params, names Names, data, infra *Store, rand io.R
 	if err != nil {
 		return nil, keys, err
 	}
-	_, keys, _, err = c.Unlock(data, infra)
+	u, err := c.Unlock(context.Background(), a)
+	keys = u.Keys
 	if err == nil && (keys.Data != v[0].b || v[1] != nil && keys.Infra != v[1].b) {
 		err = &fault{what: "new volume's config does not give its keys back", kind: ErrTampered}
 	}
@@ -157,7 +144,7 @@ func newVolume(pl plies, p cipher.Params, names Names, stores [2]*Store, rand io
 			return nil, v, err
 		}
 		hash := hashDescriptor(pl[i].layer, e.Descriptor)
-		sl, err := pl[i].wrap(g, v[i], firstVolumeEpoch, hash, rand)
+		sl, err := pl[i].wrap(g, nil, v[i], firstVolumeEpoch, hash, rand)
 		if err != nil {
 			return nil, v, err
 		}
@@ -196,20 +183,21 @@ func (p ply) sectionMACs(s *section, v *secret, descriptor []byte) (descriptorMA
 		p.sum(key, labelSection, s.macInput(p.layer, hashDescriptor(p.layer, descriptor)))
 }
 
-// Unlock unwraps the volume's keys. infra nil says that the caller asks for a single-layer volume, infra not nil that
-// it asks for both layers: ErrWrongLayers when the volume is the other, so that an exchanged config takes no layer
-// away. It answers first whether the stores know the group (ErrWrongGroup), then whether their keys are the right ones
-// (ErrWrongKey), and then whether anything was changed (ErrTampered); either layer by itself refuses a changed
-// descriptor. Of several files the newest that verifies is taken; Warnings tells of the others. The caller wipes the
-// keys.
-func (c *Config) Unlock(data, infra *Store) (p cipher.Params, keys cipher.Keys, epoch uint32, err error) {
+// Unlock unwraps the volume's keys with what a has: ErrWrongLayers when the volume has another number of layers than a
+// states. It answers first whether the stores know the group (ErrWrongGroup), then whether their keys are the right ones
+// (ErrWrongKey, ErrRetired), whether the providers of their slots agree (ErrDenied, ErrUnavailable), and then whether
+// anything was changed (ErrTampered); either layer by itself refuses a changed descriptor. Of several files the newest
+// that verifies is taken; Warnings tells of the others. LayerOf tells which layer an error is about.
+func (c *Config) Unlock(ctx context.Context, a Access) (Unlocked, error) {
 	pl := plies{plyOf(cipher.LayerData), plyOf(cipher.LayerInfra)}
+	a = a.remembering()
+	defer a.forget()
 	var first error
 	for i, f := range c.files {
-		keys, epoch, err = f.unlock(pl, data, infra)
+		u, err := f.unlock(ctx, pl, &a)
 		if err == nil {
 			c.files[0], c.files[i] = c.files[i], c.files[0]
-			return f.params, keys, epoch, nil
+			return u, nil
 		}
 		if i == 0 {
 			first = err
@@ -218,56 +206,89 @@ func (c *Config) Unlock(data, infra *Store) (p cipher.Params, keys cipher.Keys, 
 			c.warnings = append(c.warnings, fmt.Sprintf("%s does not verify (%v); trying %s.", f.name, err, c.files[i+1].name))
 		}
 	}
-	return cipher.Params{}, cipher.Keys{}, 0, first
+	return Unlocked{}, first
 }
 
 // unlock unwraps and verifies with the given primitives.
-func (f *volumeFile) unlock(pl plies, data, infra *Store) (keys cipher.Keys, epoch uint32, err error) {
-	if err := checkStores(f.params, data, infra); err != nil {
-		return keys, 0, err
+func (f *volumeFile) unlock(ctx context.Context, pl plies, a *Access) (Unlocked, error) {
+	v, u, err := f.unwrap(ctx, pl, a)
+	defer v.wipe()
+	if err != nil {
+		return Unlocked{}, err
 	}
-	stores := [2]*Store{data, infra}
-	n := int(f.params.Layers)
-	for i := range n {
-		if err := f.knows(stores[i], f.sections[i]); err != nil {
-			return keys, 0, err
-		}
+	u.Keys.Data = v[0].b
+	if v[1] != nil {
+		u.Keys.Infra = v[1].b
 	}
-	var v [2]*secret
-	var epochs [2]uint32
-	defer func() { v[0].wipe(); v[1].wipe() }()
-	for i := range n {
-		if v[i], epochs[i], err = f.open(pl[i], stores[i], f.sections[i]); err != nil {
-			return keys, 0, fmt.Errorf("%s: %w", f.name, err)
-		}
-	}
-	for i := range n {
-		descriptorMAC, mac := pl[i].sectionMACs(f.sections[i], v[i], f.descriptor)
-		if !pl[i].equal(f.sections[i].descriptorMAC, descriptorMAC) {
-			return keys, 0, &fault{what: fmt.Sprintf("%s: volume descriptor, says the %s layer", f.name, pl[i].layer), kind: ErrTampered}
-		}
-		if !pl[i].equal(f.sections[i].mac, mac) {
-			return keys, 0, &fault{what: fmt.Sprintf("%s: slots of the %s layer", f.name, pl[i].layer), kind: ErrTampered}
-		}
-	}
-	if n == 2 && epochs[0] != epochs[1] {
-		return keys, 0, &fault{what: fmt.Sprintf("%s: volume keys of epoch %d and %d", f.name, epochs[0], epochs[1]), kind: ErrTampered}
-	}
-	keys.Data = v[0].b
-	if n == 2 {
-		keys.Infra = v[1].b
-	}
-	return keys, epochs[0], nil
+	return u, nil
 }
 
-// knows returns ErrWrongGroup unless the store holds the group of one of the slots.
-func (f *volumeFile) knows(s *Store, sec *section) error {
+// volumeKeys are a volume's keys by layer; the second is nil in a single-layer volume.
+type volumeKeys [2]*secret
+
+func (v volumeKeys) wipe() {
+	v[0].wipe()
+	v[1].wipe()
+}
+
+// unwrap returns the volume's keys, which the caller wipes, after all of the file was verified with them.
+func (f *volumeFile) unwrap(ctx context.Context, pl plies, a *Access) (v volumeKeys, u Unlocked, err error) {
+	if err := a.check(f); err != nil {
+		return v, u, err
+	}
+	n := int(f.params.Layers)
+	for i := range n {
+		if err := f.knows(a, f.sections[i], pl[i].layer); err != nil {
+			return v, u, layerError(pl[i].layer, err)
+		}
+	}
+	u.Params = f.params
+	for i := range n {
+		sl, key, err := f.open(ctx, pl[i], a, f.sections[i])
+		if err != nil {
+			return v, u, layerError(pl[i].layer, fmt.Errorf("%s: %w", f.name, err))
+		}
+		v[i] = key
+		u.Opened = append(u.Opened, sl.SlotInfo)
+	}
+	for i := range n {
+		if err := f.verify(pl[i], v[i]); err != nil {
+			return v, u, layerError(pl[i].layer, err)
+		}
+	}
+	u.Epoch = u.Opened[0].VolumeEpoch
+	if n == 2 && u.Epoch != u.Opened[1].VolumeEpoch {
+		return v, u, &fault{what: fmt.Sprintf("%s: volume keys of epoch %d and %d", f.name, u.Epoch, u.Opened[1].VolumeEpoch), kind: ErrTampered}
+	}
+	return v, u, nil
+}
+
+// verify checks both MACs of a layer.
+func (f *volumeFile) verify(p ply, v *secret) error {
+	s := f.section(p.layer)
+	descriptorMAC, mac := p.sectionMACs(s, v, f.descriptor)
+	if !p.equal(s.descriptorMAC, descriptorMAC) {
+		return &fault{what: fmt.Sprintf("%s: volume descriptor, says the %s layer", f.name, p.layer), kind: ErrTampered}
+	}
+	if !p.equal(s.mac, mac) {
+		return &fault{what: fmt.Sprintf("%s: slots of the %s layer", f.name, p.layer), kind: ErrTampered}
+	}
+	return nil
+}
+
+// knows returns ErrWrongGroup unless the layer's store holds the group of one of the slots, or a recovery slot is named.
+func (f *volumeFile) knows(a *Access, sec *section, l cipher.Layer) error {
+	if sec.recovers(a.Recovery) {
+		return nil
+	}
 	var first error
 	var names []string
 	for _, sl := range sec.slots {
-		g, err := s.GroupKey(sl.Names)
+		if sl.Kind == KindRecovery {
+			continue
+		}
+		err := a.store(l).holds(sl.Names)
 		if err == nil {
-			g.Wipe()
 			return nil
 		}
 		if first == nil {
@@ -275,30 +296,68 @@ func (f *volumeFile) knows(s *Store, sec *section) error {
 		}
 		names = append(names, sl.Names.String())
 	}
-	return fmt.Errorf("%s: the %s layer belongs to group %s: %w", f.name, s.Layer(), strings.Join(names, ", "), first)
+	switch {
+	case len(sec.slots) == 0:
+		return &fault{what: fmt.Sprintf("%s: the %s layer has no key slot left", f.name, l), kind: ErrRetired, hint: erasedHint}
+	case first == nil:
+		return &fault{what: fmt.Sprintf("%s: only recovery slots open the %s layer", f.name, l), kind: ErrUsage,
+			hint: "Name one: -o recovery=NAME (plyfs info lists them)."}
+	}
+	return fmt.Errorf("%s: the %s layer belongs to group %s: %w", f.name, l, strings.Join(names, ", "), first)
 }
 
-// open tries the slots whose group the store holds, and returns the first error when none opens.
-func (f *volumeFile) open(p ply, s *Store, sec *section) (v *secret, epoch uint32, err error) {
+const erasedHint = "The volume was erased by destroying its keys; an older copy of its plyfs.json is the only way back."
+
+// open tries the slots that a may open, and returns, when none opens, the first error, or one that may pass.
+func (f *volumeFile) open(ctx context.Context, p ply, a *Access, sec *section) (*slot, *secret, error) {
 	hash := hashDescriptor(p.layer, f.descriptor)
+	recovers := sec.recovers(a.Recovery)
 	var first error
 	for _, sl := range sec.slots {
-		v, err := openSlot(p, s, sl, hash)
-		if err == nil {
-			return v, sl.VolumeEpoch, nil
+		if recovers != (sl.Kind == KindRecovery) || recovers && sl.Name != a.Recovery {
+			continue
 		}
-		if first == nil {
+		v, err := a.openSlot(ctx, p, sl, hash)
+		if err == nil {
+			return sl, v, nil
+		}
+		if first == nil || errors.Is(err, ErrUnavailable) && !errors.Is(first, ErrUnavailable) {
 			first = err
 		}
 	}
-	return nil, 0, first
+	return nil, nil, first
 }
 
-func openSlot(p ply, s *Store, sl *slot, descriptorHash []byte) (*secret, error) {
+// recovers reports whether the section has a recovery slot of that name.
+func (s *section) recovers(name string) bool {
+	return name != "" && slices.ContainsFunc(s.slots, func(sl *slot) bool { return sl.Kind == KindRecovery && sl.Name == name })
+}
+
+// openSlot opens one slot of any kind.
+func (a *Access) openSlot(ctx context.Context, p ply, sl *slot, descriptorHash []byte) (*secret, error) {
+	if sl.Kind == KindRecovery {
+		pass, err := a.passphrase(p.layer, sl)
+		if err != nil {
+			return nil, err
+		}
+		defer wipe(pass)
+		return p.unwrapRecovery(pass, sl, descriptorHash)
+	}
+	s := a.store(p.layer)
+	if s == nil {
+		return nil, &fault{what: fmt.Sprintf("no key store for the %s layer", p.layer), kind: ErrUsage}
+	}
 	g, err := s.GroupKeyAt(sl.Names, sl.Epochs)
 	if err != nil {
 		return nil, err
 	}
 	defer g.Wipe()
-	return p.unwrap(g, sl, descriptorHash)
+	var s2 *secret
+	if sl.Kind == KindProvider {
+		if s2, err = a.askProvider(ctx, sl); err != nil {
+			return nil, err
+		}
+		defer s2.wipe()
+	}
+	return p.unwrap(g, s2, sl, descriptorHash)
 }

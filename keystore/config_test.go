@@ -20,7 +20,7 @@ func TestVolumeRoundTrip(t *testing.T) {
 			infra = nil
 		}
 		c := mustParse(t, b)
-		p, got, epoch, err := c.Unlock(data, infra)
+		p, got, epoch, err := unlockWith(c, data, infra)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -125,7 +125,7 @@ func TestUnlockErrors(t *testing.T) {
 		data, infra *Store
 		want        error
 	}{
-		{"no store", double, nil, nil, ErrUsage},
+		{"no store", single, nil, nil, ErrUsage},
 		{"one layer asked for", double, data, nil, ErrWrongLayers},
 		{"two layers asked for", single, data, infra, ErrWrongLayers},
 		{"stores exchanged", double, infra, data, ErrWrongKey},
@@ -139,13 +139,13 @@ func TestUnlockErrors(t *testing.T) {
 		{"single layer, other keys", single, strangeData, nil, ErrWrongKey},
 	}
 	for _, tt := range tests {
-		p, keys, epoch, err := mustParse(t, tt.config).Unlock(tt.data, tt.infra)
+		p, keys, epoch, err := unlockWith(mustParse(t, tt.config), tt.data, tt.infra)
 		check(t, tt.name, err, tt.want)
 		if p != (cipher.Params{}) || keys != (cipher.Keys{}) || epoch != 0 {
 			t.Errorf("%s: got keys with the error", tt.name)
 		}
 	}
-	_, _, _, err := mustParse(t, double).Unlock(otherData, otherInfra)
+	_, _, _, err := unlockWith(mustParse(t, double), otherData, otherInfra)
 	if !strings.Contains(err.Error(), "prod/db-1") || !strings.Contains(Hint(err), "test") {
 		t.Errorf("unknown group: error %q, hint %q", err, Hint(err))
 	}
@@ -302,7 +302,11 @@ func TestConfigTampering(t *testing.T) {
 				e.Data.Slots = append(e.Data.Slots, e.Data.Slots[0])
 			}
 		}, ErrTampered},
-		{"kind of a later version", func(e *envelope) { e.Data.Slots[0].Kind = "recovery" }, ErrVersion},
+		{"kind of a later version", func(e *envelope) { e.Data.Slots[0].Kind = "escrow" }, ErrVersion},
+		{"group slot said to be a recovery slot", func(e *envelope) { e.Data.Slots[0].Kind = KindRecovery }, ErrTampered},
+		{"group slot said to have a provider", func(e *envelope) { e.Data.Slots[0].Kind = KindProvider }, ErrTampered},
+		{"group slot with a name", func(e *envelope) { e.Data.Slots[0].Name = "x" }, ErrTampered},
+		{"no slot left", func(e *envelope) { e.Data.Slots = []jsonSlot{} }, ErrRetired},
 		{"provider in a group slot", func(e *envelope) { e.Data.Slots[0].Provider = "kms" }, ErrTampered},
 		{"wrapped secret in a group slot", func(e *envelope) { e.Data.Slots[0].Wrapped = []byte{1} }, ErrTampered},
 		{"unknown group", func(e *envelope) { e.Data.Slots[0].Group = "db-3" }, ErrWrongGroup},
@@ -331,7 +335,7 @@ func unlockBytes(b []byte, data, infra *Store) error {
 	if err != nil {
 		return err
 	}
-	_, _, _, err = c.Unlock(data, infra)
+	_, _, _, err = unlockWith(c, data, infra)
 	return err
 }
 
@@ -386,7 +390,7 @@ func TestGroupMovedBetweenSlots(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		sl, err := testPlies[i].wrap(g, v, 1, hashDescriptor(g.layer, f.descriptor), randomOr(nil))
+		sl, err := testPlies[i].wrap(g, nil, v, 1, hashDescriptor(g.layer, f.descriptor), randomOr(nil))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -405,7 +409,7 @@ func TestGroupMovedBetweenSlots(t *testing.T) {
 			}
 			defer func() { s.content.clusters[0] = cl }()
 		}
-		_, got, _, err := mustParse(t, b).Unlock(data, infra)
+		_, got, _, err := unlockWith(mustParse(t, b), data, infra)
 		if err != nil || got != keys {
 			t.Errorf("stores without %q: error %v", remove, err)
 		}
@@ -427,7 +431,7 @@ func TestLayersOfDifferentVolumeEpochs(t *testing.T) {
 		t.Fatal(err)
 	}
 	v := &secret{b: keys.Infra}
-	sl, err := testPlies[1].wrap(g, v, 2, hashDescriptor(2, f.descriptor), randomOr(nil))
+	sl, err := testPlies[1].wrap(g, nil, v, 2, hashDescriptor(2, f.descriptor), randomOr(nil))
 	if err != nil {
 		t.Fatal(err)
 	}

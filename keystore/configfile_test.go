@@ -64,7 +64,7 @@ func TestReadConfig(t *testing.T) {
 			}
 			c, err := ReadConfig(dir)
 			if err == nil {
-				_, got, _, e := c.Unlock(data, infra)
+				_, got, _, e := unlockWith(c, data, infra)
 				if err = e; err == nil && got != keys {
 					t.Error("wrong keys")
 				}
@@ -209,7 +209,7 @@ func TestConcurrentWriteConfig(t *testing.T) {
 			errs[i] = WriteConfig(dir, b)
 			if c, err := ReadConfig(dir); err != nil {
 				t.Errorf("read during changes: %v", err)
-			} else if _, got, _, err := c.Unlock(data, infra); err != nil || got != keys {
+			} else if _, got, _, err := unlockWith(c, data, infra); err != nil || got != keys {
 				t.Errorf("unlock during changes: %v", err)
 			}
 		})
@@ -239,7 +239,7 @@ func rewrapped(t *testing.T, b []byte, keys cipher.Keys, data, infra *Store) []b
 		if err != nil {
 			t.Fatal(err)
 		}
-		sl, err := testPlies[i].wrap(g, v, 1, hashDescriptor(g.layer, f.descriptor), randomOr(nil))
+		sl, err := testPlies[i].wrap(g, nil, v, 1, hashDescriptor(g.layer, f.descriptor), randomOr(nil))
 		if err != nil {
 			t.Fatal(err)
 		}

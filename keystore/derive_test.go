@@ -76,7 +76,7 @@ func TestVectors(t *testing.T) {
 			keyID:    p.keyID(g), salt: v.Salt, commitment: v.Commitment, sealed: v.Sealed,
 		}
 		equal("slot header", s.header(v.Layer), v.Header)
-		boxKey := p.slotKey(g, s, hash)
+		boxKey := p.slotKey(g.key, nil, s, hash)
 		equal("box key", boxKey.b[:], v.BoxKey)
 		equal("KEK", p.sum(boxKey, labelKEK), v.KEK)
 		equal("commitment", p.commitment(boxKey), v.Commitment)
@@ -85,7 +85,7 @@ func TestVectors(t *testing.T) {
 			t.Fatal(err)
 		}
 		equal("volume key", vk.b[:], v.VolumeKey)
-		w, err := p.wrap(g, vk, v.VolumeEpoch, hash, bytes.NewReader(append(bytes.Clone(v.Random), make([]byte, 24)...)))
+		w, err := p.wrap(g, nil, vk, v.VolumeEpoch, hash, bytes.NewReader(append(bytes.Clone(v.Random), make([]byte, 24)...)))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,6 +1,7 @@
 package keystore
 
 import (
+	"context"
 	gocipher "crypto/cipher"
 	"errors"
 	"fmt"
@@ -41,7 +42,7 @@ func (i identity) Open(dst, _, sealed, _ []byte) ([]byte, error) {
 // knows that layer's keys.
 func forged(t *testing.T, b []byte, i int, p ply, g *GroupKey, v *secret, descriptor []byte) []byte {
 	t.Helper()
-	sl, err := p.wrap(g, v, 1, hashDescriptor(p.layer, descriptor), randomOr(nil))
+	sl, err := p.wrap(g, nil, v, 1, hashDescriptor(p.layer, descriptor), randomOr(nil))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,7 +102,8 @@ func TestEitherLayerByItself(t *testing.T) {
 			unlock := func(b []byte) error {
 				f, err := parseVolumeFile("test", b)
 				if err == nil {
-					_, _, err = f.unlock(pl, data, infra)
+					a := StoreAccess(data, infra)
+					_, err = f.unlock(context.Background(), pl, &a)
 				}
 				return err
 			}

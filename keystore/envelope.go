@@ -39,20 +39,26 @@ type jsonSection struct {
 	MAC           []byte     `json:"mac"`
 }
 
+// jsonSlot has the members of every kind of slot; one that a kind has not is left out.
 type jsonSlot struct {
-	Kind         string `json:"kind"`
-	Cluster      string `json:"cluster"`
-	Group        string `json:"group"`
-	RootEpoch    uint32 `json:"root_epoch"`
-	ClusterEpoch uint32 `json:"cluster_epoch"`
-	GroupEpoch   uint32 `json:"group_epoch"`
-	VolumeEpoch  uint32 `json:"volume_epoch"`
-	Provider     string `json:"provider,omitempty"` // reserved, as the next: not in a group slot
-	Wrapped      []byte `json:"wrapped,omitempty"`
-	KeyID        []byte `json:"key_id"`
-	Salt         []byte `json:"salt"`
-	Commitment   []byte `json:"commitment"`
-	Sealed       []byte `json:"sealed"`
+	Kind           string `json:"kind"`
+	Cluster        string `json:"cluster,omitempty"`
+	Group          string `json:"group,omitempty"`
+	RootEpoch      uint32 `json:"root_epoch,omitempty"`
+	ClusterEpoch   uint32 `json:"cluster_epoch,omitempty"`
+	GroupEpoch     uint32 `json:"group_epoch,omitempty"`
+	Name           string `json:"name,omitempty"`
+	VolumeEpoch    uint32 `json:"volume_epoch"`
+	Provider       string `json:"provider,omitempty"`
+	Wrapped        []byte `json:"wrapped,omitempty"`
+	KeyID          []byte `json:"key_id,omitempty"`
+	Passes         uint32 `json:"passes,omitempty"`
+	Memory         uint32 `json:"memory,omitempty"`
+	Lanes          uint8  `json:"lanes,omitempty"`
+	PassphraseSalt []byte `json:"passphrase_salt,omitempty"`
+	Salt           []byte `json:"salt"`
+	Commitment     []byte `json:"commitment"`
+	Sealed         []byte `json:"sealed"`
 }
 
 // section is one layer's part of the config.
@@ -161,7 +167,7 @@ func (j *jsonSection) section(l cipher.Layer) (*section, error) {
 	if j.Generation == 0 || j.Generation > maxGeneration {
 		return nil, fmt.Errorf("%s layer: generation out of range", l)
 	}
-	if len(j.Slots) == 0 || len(j.Slots) > maxSlots {
+	if j.Slots == nil || len(j.Slots) > maxSlots {
 		return nil, fmt.Errorf("%s layer: %d slots", l, len(j.Slots))
 	}
 	if len(j.MAC) != keySize || len(j.DescriptorMAC) != keySize {
@@ -169,19 +175,10 @@ func (j *jsonSection) section(l cipher.Layer) (*section, error) {
 	}
 	s := &section{generation: j.Generation, descriptorMAC: j.DescriptorMAC, mac: j.MAC}
 	for _, js := range j.Slots {
-		if js.Kind != KindGroup {
+		if slotKinds[js.Kind] == 0 {
 			return nil, &fault{what: fmt.Sprintf("%s layer: slot of kind %q", l, js.Kind), kind: ErrVersion}
 		}
-		if js.Provider != "" || js.Wrapped != nil {
-			return nil, fmt.Errorf("%s layer: group slot with a provider", l)
-		}
-		sl := &slot{
-			SlotInfo: SlotInfo{
-				Kind: js.Kind, Names: Names{Cluster: js.Cluster, Group: js.Group}, VolumeEpoch: js.VolumeEpoch,
-				Epochs: Epochs{Root: js.RootEpoch, Cluster: js.ClusterEpoch, Group: js.GroupEpoch},
-			},
-			keyID: js.KeyID, salt: js.Salt, commitment: js.Commitment, sealed: js.Sealed,
-		}
+		sl := js.slot()
 		if err := sl.validate(l); err != nil {
 			return nil, fmt.Errorf("%s layer: %w", l, err)
 		}
@@ -190,16 +187,29 @@ func (j *jsonSection) section(l cipher.Layer) (*section, error) {
 	return s, nil
 }
 
+func (j *jsonSlot) slot() *slot {
+	return &slot{
+		SlotInfo: SlotInfo{
+			Kind: j.Kind, Names: Names{Cluster: j.Cluster, Group: j.Group}, VolumeEpoch: j.VolumeEpoch,
+			Epochs: Epochs{Root: j.RootEpoch, Cluster: j.ClusterEpoch, Group: j.GroupEpoch},
+			Name:   j.Name, Provider: j.Provider, Argon2: Argon2{Time: j.Passes, Memory: j.Memory, Threads: j.Lanes},
+		},
+		wrapped: j.Wrapped, keyID: j.KeyID, passSalt: j.PassphraseSalt, salt: j.Salt, commitment: j.Commitment, sealed: j.Sealed,
+	}
+}
+
 func (s *section) json() *jsonSection {
 	if s == nil {
 		return nil
 	}
-	j := &jsonSection{Generation: s.generation, DescriptorMAC: s.descriptorMAC, MAC: s.mac}
+	j := &jsonSection{Generation: s.generation, Slots: []jsonSlot{}, DescriptorMAC: s.descriptorMAC, MAC: s.mac}
 	for _, sl := range s.slots {
 		j.Slots = append(j.Slots, jsonSlot{
 			Kind: sl.Kind, Cluster: sl.Names.Cluster, Group: sl.Names.Group,
 			RootEpoch: sl.Epochs.Root, ClusterEpoch: sl.Epochs.Cluster, GroupEpoch: sl.Epochs.Group, VolumeEpoch: sl.VolumeEpoch,
-			KeyID: sl.keyID, Salt: sl.salt, Commitment: sl.commitment, Sealed: sl.sealed,
+			Name: sl.Name, Provider: sl.Provider, Wrapped: sl.wrapped, KeyID: sl.keyID,
+			Passes: sl.Argon2.Time, Memory: sl.Argon2.Memory, Lanes: sl.Argon2.Threads, PassphraseSalt: sl.passSalt,
+			Salt: sl.salt, Commitment: sl.commitment, Sealed: sl.sealed,
 		})
 	}
 	return j
@@ -215,7 +225,7 @@ func (s *section) macInput(l cipher.Layer, descriptorHash []byte) []byte {
 		b = append(b, lp16(sl.header(l))...)
 		b = append(b, sl.salt...)
 		b = append(b, sl.commitment...)
-		b = append(b, lp16(nil)...) // wrapped secret: none in a group slot
+		b = append(b, lp16(sl.wrapped)...)
 		b = append(b, lp16(sl.sealed)...)
 	}
 	return b

@@ -32,6 +32,13 @@ var (
 	ErrStale = errors.New("not newer than the one in place")
 	// ErrName reports a cluster or group name that is not 1 to 63 characters of a-z, 0-9 and '-'.
 	ErrName = errors.New("invalid name")
+	// ErrDenied reports that a provider said definitely no: its key is disabled or destroyed, or access is denied.
+	ErrDenied = errors.New("denied by the key provider")
+	// ErrUnavailable reports that a provider could not be asked or did not answer.
+	ErrUnavailable = errors.New("key provider unavailable")
+	// ErrRetired reports a root, cluster or group, or an epoch of one, that was retired or destroyed: it is refused
+	// from then on, to wrap and to unwrap.
+	ErrRetired = errors.New("retired")
 	// ErrUsage reports a call that asks for nothing that can be done, such as an empty passphrase.
 	ErrUsage = errors.New("invalid request")
 )
@@ -76,6 +83,9 @@ var hints = []struct {
 	{ErrBusy, "Wait for the other plyfs command to end, then try again."},
 	{ErrStale, "Somebody changed the volume's keys meanwhile: read the config again and repeat the change."},
 	{ErrName, "Names are 1 to 63 characters of a-z, 0-9 and '-'."},
+	{ErrDenied, "Ask whoever manages the key: enable or restore it, or give this host access to it."},
+	{ErrUnavailable, "Check the network, the provider's configuration and its program, then try again."},
+	{ErrRetired, "Use a key that is in force: rotate what was retired, and re-wrap volumes with plyfs key rotate before the old key is retired."},
 	{ErrUsage, "Check what the command was given (plyfs help)."},
 	{fs.ErrPermission, "Run plyfs as root or as the owner of the file."},
 }

@@ -41,7 +41,7 @@ func TestGolden(t *testing.T) {
 	}
 	for name, infra := range map[string]*Store{"single.json": nil, "double.json": stores["infra.store"]} {
 		c := mustParse(t, readFile(t, "testdata/v1/"+name))
-		p, keys, epoch, err := c.Unlock(stores["data.store"], infra)
+		p, keys, epoch, err := unlockWith(c, stores["data.store"], infra)
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue

@@ -2,6 +2,7 @@ package keystore
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"os"
@@ -94,6 +95,12 @@ func nextGeneration(t testing.TB, b []byte, keys cipher.Keys, n uint64) []byte {
 		}
 	}
 	return edit(t, b, func(e *envelope) { e.Data, e.Infra = f.sections[0].json(), f.sections[1].json() })
+}
+
+// unlockWith unlocks with stores alone.
+func unlockWith(c *Config, data, infra *Store) (cipher.Params, cipher.Keys, uint32, error) {
+	u, err := c.Unlock(context.Background(), StoreAccess(data, infra))
+	return u.Params, u.Keys, u.Epoch, err
 }
 
 func mustParse(t testing.TB, b []byte) *Config {

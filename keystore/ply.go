@@ -23,6 +23,7 @@ const (
 	labelSalt       = "plyfs/1/ks-salt"
 	labelStore      = "plyfs/1/ks-store"
 	labelSlot       = "plyfs/1/ks-slot"
+	labelSlotSecret = "plyfs/1/ks-slot-secret"
 	labelKeyID      = "plyfs/1/ks-key-id"
 	labelKEK        = "plyfs/1/ks-kek"
 	labelCommitment = "plyfs/1/ks-commitment"

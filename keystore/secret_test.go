@@ -25,7 +25,7 @@ func TestNothingPrintsKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	config := mustParse(t, b)
-	if _, _, _, err := config.Unlock(data, infra); err != nil {
+	if _, _, _, err := unlockWith(config, data, infra); err != nil {
 		t.Fatal(err)
 	}
 	keys := []*secret{g.key, data.key, data.content.roots[0].key}

@@ -162,11 +162,19 @@ func passphraseKey(h *storeHeader, source func() ([]byte, error)) (*secret, erro
 	if err != nil {
 		return nil, fmt.Errorf("passphrase of the %s layer: %w", h.layer, err)
 	}
-	if len(pass) == 0 || len(pass) > maxPassphrase {
-		return nil, &fault{what: fmt.Sprintf("passphrase of %d bytes for the %s layer", len(pass), h.layer), kind: ErrUsage,
-			hint: fmt.Sprintf("A passphrase has 1 to %d bytes.", maxPassphrase)}
+	if err := checkPassphrase(h.layer, pass); err != nil {
+		return nil, err
 	}
 	return h.argon2.key(pass, h.passSalt[:]), nil
+}
+
+// checkPassphrase refuses an empty passphrase and one that is too long.
+func checkPassphrase(l cipher.Layer, pass []byte) error {
+	if len(pass) == 0 || len(pass) > maxPassphrase {
+		return &fault{what: fmt.Sprintf("passphrase of %d bytes for the %s layer", len(pass), l), kind: ErrUsage,
+			hint: fmt.Sprintf("A passphrase has 1 to %d bytes.", maxPassphrase)}
+	}
+	return nil
 }
 
 // storeKey brings the key of an existing store.
@@ -274,6 +282,14 @@ func (s *Store) find(n Names) (Epochs, error) {
 		return Epochs{}, fmt.Errorf("%s: %w", s.path, cl.unknownGroup(n.Group))
 	}
 	return Epochs{Root: s.content.roots[len(s.content.roots)-1].epoch, Cluster: cl.epoch, Group: g.epoch}, nil
+}
+
+// holds returns ErrWrongGroup unless the store holds the group.
+func (s *Store) holds(n Names) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, err := s.find(n)
+	return err
 }
 
 // GroupKey returns a group's key at the newest epochs: ErrWrongGroup, whose hint lists what the store holds.

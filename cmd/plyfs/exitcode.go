@@ -29,6 +29,10 @@ const (
 	exitMount      exitCode = 11
 	exitAssertion  exitCode = 12
 	exitNotMounted exitCode = 13
+
+	exitRetired     exitCode = 14
+	exitDenied      exitCode = 15
+	exitUnavailable exitCode = 16
 )
 
 // exitCodes is the table that `plyfs help exit-codes` and plyfs(1) show.
@@ -51,6 +55,9 @@ var exitCodes = []struct {
 	{exitMount, "mount-failed", "the kernel refused the mount"},
 	{exitAssertion, "assertion", "layers=, cluster= or group= do not hold"},
 	{exitNotMounted, "not-mounted", "no plyfs volume is mounted there"},
+	{exitRetired, "retired", "the key was retired or destroyed"},
+	{exitDenied, "denied", "the key provider said no: key disabled, destroyed, or access denied"},
+	{exitUnavailable, "unavailable", "the key provider could not be asked, or did not answer"},
 }
 
 // problem is an error that knows its exit code and what to do about it.
@@ -76,6 +83,9 @@ var codes = []struct {
 	{mountopt.ErrArgs, exitUsage},
 	{keystore.ErrName, exitUsage},
 	{keystore.ErrUsage, exitUsage},
+	{keystore.ErrDenied, exitDenied},
+	{keystore.ErrRetired, exitRetired},
+	{keystore.ErrUnavailable, exitUnavailable},
 	{keystore.ErrWrongKey, exitWrongKey},
 	{keystore.ErrWrongGroup, exitNoGroup},
 	{keystore.ErrWrongLayers, exitAssertion},

@@ -17,7 +17,8 @@ import (
 // Scripts rely on these numbers: rows are added at the end, never changed.
 func TestExitCodesAreFrozen(t *testing.T) {
 	want := []string{"ok", "failure", "usage", "wrong-key", "tampered", "busy", "not-a-volume", "version",
-		"unknown-group", "exists", "io", "mount-failed", "assertion", "not-mounted"}
+		"unknown-group", "exists", "io", "mount-failed", "assertion", "not-mounted",
+		"retired", "denied", "unavailable"}
 	if len(exitCodes) < len(want) {
 		t.Fatalf("%d exit codes, want at least %d", len(exitCodes), len(want))
 	}

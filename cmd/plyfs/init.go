@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -115,12 +116,12 @@ func format(dir string, config []byte, data, infra *keystore.Store) error {
 	if err != nil {
 		return err
 	}
-	params, keys, epoch, err := parsed.Unlock(data, infra)
+	u, err := parsed.Unlock(context.Background(), keystore.StoreAccess(data, infra))
 	if err != nil {
 		return err
 	}
-	defer clearKeys(&keys)
-	v, err := cipher.NewVolume(params, epoch, keys, nil)
+	defer clearKeys(&u.Keys)
+	v, err := cipher.NewVolume(u.Params, u.Epoch, u.Keys, nil)
 	if err != nil {
 		return err
 	}

@@ -50,7 +50,7 @@ func serve(ctx context.Context, r *request, h host) (err error) {
 			log.Error("mount ended", "source", r.Source, "target", r.Target, "error", err)
 		}
 	}()
-	u, err := unlock(r)
+	u, err := unlock(ctx, r)
 	r.wipe()
 	if err != nil {
 		return err
@@ -98,7 +98,7 @@ type unlocked struct {
 
 // unlock reads the volume's config, checks what the caller asserts of it, and
 // unwraps its keys.
-func unlock(r *request) (*unlocked, error) {
+func unlock(ctx context.Context, r *request) (*unlocked, error) {
 	config, err := readConfig(r.Source)
 	if err != nil {
 		return nil, err
@@ -112,16 +112,16 @@ func unlock(r *request) (*unlocked, error) {
 		return nil, err
 	}
 	defer wipeStores(data, infra)
-	params, keys, epoch, err := config.Unlock(data, infra)
+	o, err := config.Unlock(ctx, keystore.StoreAccess(data, infra))
 	if err != nil {
 		return nil, err
 	}
-	defer clearKeys(&keys)
-	v, err := cipher.NewVolume(params, epoch, keys, nil)
+	defer clearKeys(&o.Keys)
+	v, err := cipher.NewVolume(o.Params, o.Epoch, o.Keys, nil)
 	if err != nil {
 		return nil, err
 	}
-	u := &unlocked{params: params, cipher: v, warnings: config.Warnings()}
+	u := &unlocked{params: o.Params, cipher: v, warnings: config.Warnings()}
 	for _, s := range []*keystore.Store{data, infra} {
 		if s != nil {
 			u.notes = append(u.notes, noteOf(s, r.Stores))
@@ -168,6 +168,9 @@ func checkAsserted(config *keystore.Config, m mountRequest) error {
 	}
 	for _, layer := range config.Layers() {
 		for _, slot := range config.Slots(layer) {
+			if slot.Kind == keystore.KindRecovery {
+				continue // of no group
+			}
 			if c := m.Options.Cluster; c != "" && c != slot.Names.Cluster {
 				return failed("see 'plyfs info'", "the volume is of cluster %q, not %q", slot.Names.Cluster, c)
 			}

@@ -381,7 +381,7 @@ func (j *Journal) trimmable() (int, LSN) {
 	j.refMu.Lock()
 	defer j.refMu.Unlock()
 	n := 0
-	for n < len(j.live)-1 && len(j.live[n].files) == 0 && j.live[n].placed == 0 {
+	for !j.frozen && n < len(j.live)-1 && len(j.live[n].files) == 0 && j.live[n].placed == 0 {
 		n++
 	}
 	return n, j.next - 1

@@ -88,6 +88,7 @@ type Journal struct {
 	since    time.Time  // when the oldest record that is not durable came
 	err      error      // sticky
 	closed   bool
+	frozen   bool
 	live     []*segment // oldest first; the last one is active
 	free     []*segment
 	nextSeg  uint64

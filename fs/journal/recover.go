@@ -359,29 +359,47 @@ func (j *Journal) begin() error {
 	if err := j.dropUnfit(); err != nil {
 		return err
 	}
+	return j.startRun()
+}
+
+// startRun gives the journal a new run, which goes on after its live segments
+// or begins a free one, and marks the superblock dirty. Nobody appends.
+func (j *Journal) startRun() error {
+	j.wmu.Lock()
+	defer j.wmu.Unlock()
 	if _, err := io.ReadFull(j.cfg.Rand, j.run[:]); err != nil {
 		return err
 	}
+	j.mu.Lock()
 	from := j.next
 	j.next = max(j.next, j.cfg.Super.state().runStart) + lsnGap
+	first := j.next
+	var fresh *segment
 	if len(j.live) == 0 {
-		from, j.end = j.next, j.next
+		from, j.end = first, first
 		if err := j.take(); err != nil {
+			j.mu.Unlock()
 			return err
 		}
-		if err := j.writeHeader(j.active(), j.next); err != nil {
+		fresh = j.active()
+	}
+	j.mu.Unlock()
+	if fresh != nil {
+		if err := j.writeHeader(fresh, first); err != nil {
 			return err
 		}
-		if err := j.active().file.Datasync(); err != nil {
+		if err := fresh.file.Datasync(); err != nil {
 			return err
 		}
 	}
-	j.durable, j.start = j.next, j.next
-	tail := j.live[0]
+	j.mu.Lock()
+	j.durable, j.start = first, first
+	tail, nextSeg := j.live[0], j.nextSeg
+	j.mu.Unlock()
 	return j.cfg.Super.update(true, func(st *superState) {
 		st.clean = false
-		st.run, st.runStart, st.runFrom, st.next = j.run, j.next, from, from
-		st.tailSeg, st.tail, st.tailTag, st.nextSeg = tail.seq, tail.first, tail.prev, j.nextSeg
+		st.run, st.runStart, st.runFrom, st.next = j.run, first, from, from
+		st.tailSeg, st.tail, st.tailTag, st.nextSeg = tail.seq, tail.first, tail.prev, nextSeg
 	})
 }
 

@@ -170,7 +170,7 @@ func (j *Journal) writeHeader(s *segment, first LSN) error {
 
 // growable reports whether another segment may be made now. j.mu is held.
 func (j *Journal) growable() bool {
-	if j.growErr != nil && time.Since(j.growAt) < growRetry {
+	if j.frozen || j.growErr != nil && time.Since(j.growAt) < growRetry {
 		return false
 	}
 	return j.total()+j.cfg.SegmentSize <= j.cfg.Size

@@ -134,15 +134,21 @@ func (v *Volume) contentAttr(n *Node, st *Stat) {
 func (v *Volume) SetAttr(id NodeID, c Change) (Stat, error) {
 	n, err := v.table.get(id)
 	if err == nil {
-		err = v.writable()
-	}
-	if err == nil {
-		err = v.change(n, c)
+		err = v.changeGated(n, c)
 	}
 	if err != nil {
 		return Stat{}, err
 	}
 	return v.attr(n)
+}
+
+// changeGated is change, once the volume is not frozen.
+func (v *Volume) changeGated(n *Node, c Change) error {
+	if err := v.beginChange(); err != nil {
+		return err
+	}
+	defer v.endChange()
+	return v.change(n, c)
 }
 
 // change applies c in the order in which one attribute bears on another:

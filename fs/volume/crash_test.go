@@ -2,6 +2,7 @@ package volume
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -345,6 +346,24 @@ func (r *crashRun) unlink(name string) {
 	check(r.t, r.v.Unlink(RootID, name))
 }
 
+// frozen freezes the volume, which acknowledges everything, and thaws it.
+func (r *crashRun) frozen() {
+	f, err := r.v.Freeze(context.Background())
+	check(r.t, err)
+	if !f.Clean {
+		r.t.Error("frozen, and not clean")
+	}
+	r.tell(func(o *oracle) {
+		for _, f := range o.files {
+			f.acked = len(f.versions) - 1
+		}
+		for name, list := range o.names {
+			o.names[name] = list[len(list)-1:]
+		}
+	})
+	check(r.t, r.v.Thaw())
+}
+
 func (r *crashRun) checkpointAll() { check(r.t, r.v.journal.Drain()) }
 
 // crashScripts are short runs of every operation.
@@ -417,6 +436,25 @@ var crashScripts = map[string]func(r *crashRun){
 		r.rename("x", "a")
 		r.checkpointAll()
 		r.syncDir()
+	},
+	"freeze": func(r *crashRun) {
+		r.create("x")
+		r.write("x", 0, 6000)
+		r.write("a", 4096, 5000)
+		r.frozen()
+		r.write("a", 0, 4096)
+		r.write("x", 3000, 6000)
+		r.sync("x", true)
+		r.checkpointAll()
+	},
+	"freeze twice": func(r *crashRun) {
+		r.truncate("b", 9000)
+		r.frozen()
+		r.frozen()
+		r.truncate("b", 30_000)
+		r.sync("b", true)
+		r.frozen()
+		r.write("b", 0, 10)
 	},
 	"sync after checkpoint": func(r *crashRun) {
 		r.create("x")

@@ -85,10 +85,8 @@ type making struct {
 }
 
 // begin prepares to make name in the directory parent. EEXIST if it is there.
+// The caller is let in by beginChange.
 func (v *Volume) begin(parent NodeID, name string, c Creator) (*making, error) {
-	if err := v.writable(); err != nil {
-		return nil, err
-	}
 	n, d, err := v.dirOf(parent)
 	if err != nil {
 		return nil, err
@@ -150,6 +148,10 @@ func (m *making) adopt() (*Node, Stat, error) {
 
 // Create makes a regular file and opens it; EEXIST if the name exists.
 func (v *Volume) Create(parent NodeID, name string, c Creator, o OpenOptions) (Entry, *Handle, error) {
+	if err := v.beginChange(); err != nil {
+		return Entry{}, nil, err
+	}
+	defer v.endChange()
 	m, err := v.begin(parent, name, c)
 	if err != nil {
 		return Entry{}, nil, err
@@ -209,9 +211,10 @@ func (m *making) fill(f backing.File) (*Node, Stat, *blockfile.File, error) {
 // Tmpfile makes a regular file without a name, on the terms of the directory
 // parent, and opens it. Link can give it a name while it is open.
 func (v *Volume) Tmpfile(parent NodeID, c Creator, o OpenOptions) (Entry, *Handle, error) {
-	if err := v.writable(); err != nil {
+	if err := v.beginChange(); err != nil {
 		return Entry{}, nil, err
 	}
+	defer v.endChange()
 	_, d, err := v.dirOf(parent)
 	if err != nil {
 		return Entry{}, nil, err
@@ -249,6 +252,10 @@ func (v *Volume) Mknod(parent NodeID, name string, c Creator, kind uint32, rdev 
 	if kind != unix.S_IFIFO && kind != unix.S_IFSOCK && kind != unix.S_IFCHR && kind != unix.S_IFBLK {
 		return Entry{}, unix.EINVAL
 	}
+	if err := v.beginChange(); err != nil {
+		return Entry{}, err
+	}
+	defer v.endChange()
 	m, err := v.begin(parent, name, c)
 	if err != nil {
 		return Entry{}, err
@@ -277,10 +284,11 @@ func (m *making) mknod(kind uint32, rdev uint64) (n *Node, st Stat, err error) {
 
 // Link gives a node, not a directory, another name.
 func (v *Volume) Link(id, parent NodeID, name string) (Entry, error) {
-	n, err := v.table.get(id)
-	if err == nil {
-		err = v.writable()
+	if err := v.beginChange(); err != nil {
+		return Entry{}, err
 	}
+	defer v.endChange()
+	n, err := v.table.get(id)
 	if err != nil {
 		return Entry{}, err
 	}

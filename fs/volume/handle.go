@@ -41,9 +41,10 @@ func (v *Volume) Open(id NodeID, o OpenOptions) (*Handle, error) {
 		return nil, unix.EINVAL
 	}
 	if o.Truncate {
-		if err := v.writable(); err != nil {
+		if err := v.beginChange(); err != nil {
 			return nil, err
 		}
+		defer v.endChange()
 	}
 	file, err := v.openFile(n)
 	if err != nil {
@@ -102,7 +103,11 @@ func (h *Handle) ReadAt(p []byte, off int64) (int, error) {
 
 // WriteAt writes p at off.
 func (h *Handle) WriteAt(p []byte, off int64, by Writer) (int, error) {
-	if err := h.writable(by); err != nil {
+	if err := h.v.beginChange(); err != nil {
+		return 0, err
+	}
+	defer h.v.endChange()
+	if err := h.v.dropPrivileges(h.n, h.file.Backing(), by); err != nil {
 		return 0, err
 	}
 	if off < 0 {
@@ -136,7 +141,11 @@ func (h *Handle) Allocate(mode uint32, off, length int64, by Writer) error {
 	default:
 		return unix.EOPNOTSUPP
 	}
-	if err := h.writable(by); err != nil {
+	if err := h.v.beginChange(); err != nil {
+		return err
+	}
+	defer h.v.endChange()
+	if err := h.v.dropPrivileges(h.n, h.file.Backing(), by); err != nil {
 		return err
 	}
 	if err := do(); err != nil {
@@ -144,13 +153,6 @@ func (h *Handle) Allocate(mode uint32, off, length int64, by Writer) error {
 	}
 	// A change by the letter, also where there was nothing to do.
 	return h.file.Backing().Utimes(omit, now)
-}
-
-func (h *Handle) writable(by Writer) error {
-	if err := h.v.writable(); err != nil {
-		return err
-	}
-	return h.v.dropPrivileges(h.n, h.file.Backing(), by)
 }
 
 // Seek is lseek(2) with unix.SEEK_DATA or unix.SEEK_HOLE.

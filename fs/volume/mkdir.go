@@ -11,6 +11,10 @@ import (
 // Mkdir makes a directory. It is built in .plyfs/tmp with its ID, synced, and
 // then put into its place, so that no directory without an ID is ever seen.
 func (v *Volume) Mkdir(parent NodeID, name string, c Creator) (Entry, error) {
+	if err := v.beginChange(); err != nil {
+		return Entry{}, err
+	}
+	defer v.endChange()
 	m, err := v.begin(parent, name, c)
 	if err != nil {
 		return Entry{}, err

@@ -11,9 +11,10 @@ import (
 
 // Unlink removes a name that is not a directory's.
 func (v *Volume) Unlink(parent NodeID, name string) error {
-	if err := v.writable(); err != nil {
+	if err := v.beginChange(); err != nil {
 		return err
 	}
+	defer v.endChange()
 	n, d, err := v.dirOf(parent)
 	if err != nil {
 		return err
@@ -47,9 +48,10 @@ func (v *Volume) Unlink(parent NodeID, name string) error {
 // Rmdir removes an empty directory: it is moved to .plyfs/tmp, then taken
 // apart.
 func (v *Volume) Rmdir(parent NodeID, name string) error {
-	if err := v.writable(); err != nil {
+	if err := v.beginChange(); err != nil {
 		return err
 	}
+	defer v.endChange()
 	n, d, err := v.dirOf(parent)
 	if err != nil {
 		return err
@@ -153,9 +155,10 @@ func (v *Volume) Rename(from NodeID, name string, to NodeID, newName string, fla
 	if flags != 0 && flags != unix.RENAME_NOREPLACE && flags != unix.RENAME_EXCHANGE {
 		return unix.EINVAL
 	}
-	if err := v.writable(); err != nil {
+	if err := v.beginChange(); err != nil {
 		return err
 	}
+	defer v.endChange()
 	r := &renaming{v: v, flags: flags}
 	var err error
 	if r.from, r.fromDir, err = v.dirOf(from); err != nil {

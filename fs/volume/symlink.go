@@ -47,6 +47,10 @@ func (v *Volume) Symlink(parent NodeID, name, target string, c Creator) (Entry, 
 		return Entry{}, unix.ENAMETOOLONG
 	}
 	c.Mode, c.Umask = 0o777, 0
+	if err := v.beginChange(); err != nil {
+		return Entry{}, err
+	}
+	defer v.endChange()
 	m, err := v.begin(parent, name, c)
 	if err != nil {
 		return Entry{}, err

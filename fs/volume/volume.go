@@ -86,6 +86,7 @@ type Volume struct {
 	walk    sync.WaitGroup
 	workers sync.WaitGroup
 
+	freeze   freezer
 	reap     chan struct{} // a removed file waits
 	settling sync.Mutex
 	homing   sync.Mutex // held while records go home, or are dropped

@@ -128,6 +128,10 @@ func (v *Volume) GetXattr(id NodeID, name string) ([]byte, error) {
 // dropSetGID clears the set-group-ID bit with an access ACL, for a caller who
 // is not in the file's group.
 func (v *Volume) SetXattr(id NodeID, name string, value []byte, flags int, dropSetGID bool) error {
+	if err := v.beginChange(); err != nil {
+		return err
+	}
+	defer v.endChange()
 	n, a, err := v.attrToChange(id, name)
 	if err != nil {
 		return err
@@ -158,6 +162,10 @@ func (v *Volume) SetXattr(id NodeID, name string, value []byte, flags int, dropS
 
 // RemoveXattr removes an attribute, ENODATA if there is none.
 func (v *Volume) RemoveXattr(id NodeID, name string) error {
+	if err := v.beginChange(); err != nil {
+		return err
+	}
+	defer v.endChange()
 	n, a, err := v.attrToChange(id, name)
 	if err != nil {
 		return err
@@ -167,9 +175,6 @@ func (v *Volume) RemoveXattr(id NodeID, name string) error {
 }
 
 func (v *Volume) attrToChange(id NodeID, name string) (*Node, attrName, error) {
-	if err := v.writable(); err != nil {
-		return nil, attrName{}, err
-	}
 	n, err := v.table.get(id)
 	if err != nil {
 		return nil, attrName{}, err

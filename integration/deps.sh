@@ -33,10 +33,14 @@ ps                  procps
 fusermount3         fuse3
 gcc                 gcc
 groff               groff-base
+debootstrap         debootstrap
+openssl             openssl
+softhsm2-util       softhsm2
 '
 # file  package
 demo_files=''
-test_files='/etc/ssl/certs/ca-certificates.crt ca-certificates'
+test_files='/etc/ssl/certs/ca-certificates.crt ca-certificates
+/usr/lib/softhsm/libsofthsm2.so libsofthsm2'
 # gcc alone has no C library to link against.
 libc_probe=/usr/include/stdio.h
 

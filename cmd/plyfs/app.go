@@ -50,6 +50,8 @@ func newApp(con *console) *cli.App {
 			initCommand(con),
 			mountCommand(con),
 			umountCommand(con),
+			freezeCommand(con),
+			thawCommand(con),
 			statusCommand(con),
 			infoCommand(con),
 			inspectCommand(con),

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"strings"
@@ -42,9 +43,11 @@ type control func(ctx context.Context, args json.RawMessage) (any, error)
 
 // controls is what the daemon of a mount can be asked.
 func (m *mounting) controls() map[string]control {
-	return map[string]control{
+	table := map[string]control{
 		"journal": func(context.Context, json.RawMessage) (any, error) { return journalStatusOf(m.volume), nil },
 	}
+	maps.Copy(table, m.freezes().controls())
+	return table
 }
 
 // socketPath is where the daemon of a mountpoint answers.

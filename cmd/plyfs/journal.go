@@ -9,14 +9,15 @@ import (
 
 // journalStatus is what a journal holds at a moment.
 type journalStatus struct {
-	Size     int64  `json:"size"`     // bytes of all segments
-	Live     int64  `json:"live"`     // bytes in use
-	Segments int    `json:"segments"` //
-	Files    int    `json:"files"`    // that have records which are not home yet
-	Items    int64  `json:"items"`    // blocks and the like in them
-	Next     uint64 `json:"next_record"`
-	Durable  uint64 `json:"durable_record"`
-	Error    string `json:"error,omitempty"` // why nothing can be written any more
+	Size     int64      `json:"size"`     // bytes of all segments
+	Live     int64      `json:"live"`     // bytes in use
+	Segments int        `json:"segments"` //
+	Files    int        `json:"files"`    // that have records which are not home yet
+	Items    int64      `json:"items"`    // blocks and the like in them
+	Next     uint64     `json:"next_record"`
+	Durable  uint64     `json:"durable_record"`
+	Frozen   *time.Time `json:"frozen_since,omitempty"`
+	Error    string     `json:"error,omitempty"` // why nothing can be written any more
 }
 
 // statusTime is how long status waits for a daemon.
@@ -32,6 +33,9 @@ func journalStatusOf(v *volume.Volume) *journalStatus {
 		return nil
 	}
 	j := &journalStatus{Size: s.Size, Live: s.Live, Segments: s.Segments, Files: s.Files, Items: s.Blocks, Next: uint64(s.Next), Durable: uint64(s.Durable)}
+	if f, ok := v.Frozen(); ok {
+		j.Frozen = &f.Since
+	}
 	if s.Err != nil {
 		j.Error = s.Err.Error()
 	}

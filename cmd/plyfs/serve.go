@@ -356,6 +356,7 @@ func (m *mounting) wait(signals <-chan os.Signal, log *daemonLog) error {
 // that was synced, but take a database's files from under it.
 func (m *mounting) unmount(s os.Signal, log *daemonLog) {
 	log.Info("unmounting", "target", m.r.Target, "signal", s.String())
+	m.volume.Thaw() // what is written while it ends would wait for ever
 	err := m.server.Unmount()
 	if err == nil {
 		return

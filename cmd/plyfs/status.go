@@ -123,6 +123,9 @@ func statusOf(con *console, m mountEntry) *mountStatus {
 	if s.Journal != nil && s.Journal.Error != "" {
 		s.Notes = append(s.Notes, "the journal failed, the volume is read-only: "+s.Journal.Error)
 	}
+	if s.Journal != nil && s.Journal.Frozen != nil {
+		s.Notes = append(s.Notes, "the volume is frozen since "+s.Journal.Frozen.Local().Format(time.DateTime)+": who writes waits for 'plyfs thaw'")
+	}
 	if s.Layers == 1 {
 		s.Notes = append(s.Notes, "the volume has one layer of encryption")
 	}

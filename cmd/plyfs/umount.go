@@ -57,6 +57,9 @@ func umount(con *console, target string) error {
 		return errNotMounted(target, whereMounted(mounts, target))
 	}
 	run := readRunFile(stateDir(con), target)
+	if j := askJournal(stateDir(con), target); j != nil && j.Frozen != nil {
+		return &problem{err: fmt.Errorf("%s is frozen", target), code: exitBusy, hint: "end that first: plyfs thaw " + target}
+	}
 	dead := isDead(m)
 	if err := detach(target); err != nil {
 		return err

@@ -1,0 +1,133 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// awaitTrue waits for something that another process brings about.
+func awaitTrue(t *testing.T, what string, f func() bool) {
+	t.Helper()
+	for end := time.Now().Add(30 * time.Second); !f(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%s: not within 30 s", what)
+		}
+	}
+}
+
+func (b *bench) frozen() bool {
+	var s mountStatus
+	r := b.run(exitOK, "status", "--json", b.mnt)
+	if err := json.Unmarshal([]byte(r.stdout), &s); err != nil {
+		b.t.Fatal(err)
+	}
+	return s.Journal != nil && s.Journal.Frozen != nil
+}
+
+// A copy that a command makes while the volume is frozen is a clean volume.
+func TestFreezeDuringCommand(t *testing.T) {
+	needMounts(t)
+	b := newBench(t)
+	b.volume()
+	b.mount()
+	b.write("file", "as it was")
+	copied := filepath.Join(b.dir, "copied")
+	r := b.run(exitOK, "freeze", b.mnt, "--", "sh", "-c", `cp -a "$0" "$1" && rm "$1"/.plyfs/journal/segment-* && echo done`, b.cipher, copied)
+	wantText(t, "standard output", r.stdout, "done")
+	wantText(t, "standard error", r.stderr, "frozen: a copy of "+b.cipher)
+	b.write("file", "changed since")
+	b.run(exitOK, "umount", b.mnt)
+
+	b.run(exitOK, "mount", "--log", filepath.Join(b.dir, "copy.log"), copied, b.mnt)
+	b.wantFile("file", "as it was")
+	b.run(exitOK, "umount", b.mnt)
+	log, err := os.ReadFile(filepath.Join(b.dir, "copy.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(log), "not unmounted cleanly") {
+		t.Error("the copy is not that of a clean volume")
+	}
+
+	b.mount()
+	r = b.run(exitCode(7), "freeze", b.mnt, "--", "sh", "-c", "exit 7")
+	wantText(t, "standard error", r.stderr, "exit status 7")
+	b.run(exitFailure, "freeze", b.mnt, "--", filepath.Join(b.dir, "no-such-program"))
+	if b.frozen() {
+		t.Error("frozen after commands that failed")
+	}
+	b.run(exitOK, "umount", b.mnt)
+}
+
+// Writers wait until the thaw, and nobody unmounts meanwhile.
+func TestFreezeAndThaw(t *testing.T) {
+	needMounts(t)
+	b := newBench(t)
+	b.volume()
+	r := b.run(exitNotMounted, "freeze", b.mnt)
+	wantText(t, "standard error", r.stderr, "plyfs: hint: ")
+	b.mount()
+	b.write("file", "before")
+	r = b.run(exitAssertion, "thaw", b.mnt)
+	wantText(t, "standard error", r.stderr, "volume is not frozen")
+	b.run(exitOK, "freeze", b.mnt)
+	r = b.run(exitBusy, "freeze", b.mnt)
+	wantText(t, "standard error", r.stderr, "volume is frozen already", "plyfs thaw")
+	r = b.run(exitOK, "status", b.mnt)
+	wantText(t, "status", r.stdout, "frozen since")
+	r = b.run(exitBusy, "umount", b.mnt)
+	wantText(t, "standard error", r.stderr, "is frozen", "plyfs thaw "+b.mnt)
+
+	wrote := make(chan error, 1)
+	go func() { wrote <- os.WriteFile(filepath.Join(b.mnt, "file"), []byte("after"), 0o600) }()
+	b.wantFile("file", "before")
+	select {
+	case err := <-wrote:
+		t.Errorf("written while frozen: %v", err)
+	case <-time.After(300 * time.Millisecond): // a moment in which it would
+	}
+	b.run(exitOK, "thaw", b.mnt)
+	if err := <-wrote; err != nil {
+		t.Error(err)
+	}
+	b.wantFile("file", "after")
+	b.run(exitOK, "umount", b.mnt)
+}
+
+// A freeze that is forgotten ends, whether by its time-out or with the death
+// of who asked for it.
+func TestFreezeEnds(t *testing.T) {
+	needMounts(t)
+	b := newBench(t)
+	b.volume()
+	b.mount()
+	b.run(exitOK, "freeze", "--timeout", "50ms", b.mnt)
+	b.write("file", "written once it ended")
+
+	cmd := b.command("plyfs", "freeze", b.mnt, "--", "sleep", "1000")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	awaitTrue(t, "frozen", b.frozen)
+	unix.Kill(-cmd.Process.Pid, unix.SIGKILL) // with its command: it leads a session
+	cmd.Wait()
+	b.write("file", "written once its owner was killed")
+
+	r := b.run(exitAssertion, "freeze", "--timeout", "100ms", b.mnt, "--", "sh", "-c", `until echo > "$0"; do :; done`, filepath.Join(b.mnt, "file"))
+	wantText(t, "standard error", r.stderr, "may not be whole")
+
+	// The daemon ends also while frozen, and cleanly.
+	b.run(exitOK, "freeze", b.mnt)
+	d := b.daemon()
+	unix.Kill(d.PID, unix.SIGTERM)
+	b.awaitEnd(d)
+	b.mount()
+	b.wantFile("file", "\n")
+	b.run(exitOK, "umount", b.mnt)
+}

@@ -52,6 +52,7 @@ func newApp(con *console) *cli.App {
 			umountCommand(con),
 			freezeCommand(con),
 			thawCommand(con),
+			importCommand(con),
 			statusCommand(con),
 			infoCommand(con),
 			inspectCommand(con),

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/plyfs/plyfs/cipher"
+	"github.com/plyfs/plyfs/fs/backing"
+	"github.com/plyfs/plyfs/fs/journal"
 )
 
 var theKeys = cipher.Keys{Data: [32]byte{1}, Infra: [32]byte{2}}
@@ -144,10 +146,16 @@ func TestCloseWhileSuspended(t *testing.T) {
 	must(t, h.Close())
 	must(t, v.Close())
 	must(t, v.cipher.Restore(theKeys))
-	v.open()
-	if !v.unclean.Load() {
+	d, err := backing.OpenDir(filepath.Join(v.back, metaName, journalName))
+	must(t, err)
+	super, err := journal.OpenSuper(d, v.cipher.Authenticator(journalLabel))
+	must(t, err)
+	if super.Clean() {
 		t.Error("the volume counts as clean")
 	}
+	must(t, super.Close())
+	d.Close()
+	v.open()
 	for _, name := range []string{"closed", "open"} {
 		e, err := v.Lookup(RootID, name)
 		must(t, err)

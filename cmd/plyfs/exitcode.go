@@ -95,6 +95,7 @@ var codes = []struct {
 	{keystore.ErrMissing, exitNotVolume},
 	{keystore.ErrVersion, exitVersion},
 	{keystore.ErrExists, exitExists},
+	{keystore.ErrStale, exitExists},
 	{keystore.ErrBusy, exitBusy},
 	{dockervolume.ErrServed, exitBusy},
 	{cipher.ErrAuth, exitTampered},

@@ -20,13 +20,28 @@ import (
 // maxPassphrase bounds what is read as a passphrase, in bytes.
 const maxPassphrase = 4096
 
-// readPassphrase returns a layer's passphrase: from a file, from the open
+// subject says what a passphrase is for.
+type subject struct {
+	of   string // "data layer's key store"
+	flag string // that names a file with it
+}
+
+func storeSubject(l cipher.Layer) subject {
+	return subject{of: fmt.Sprintf("%s layer's key store", l), flag: fmt.Sprintf("%s-passphrase-file", l)}
+}
+
+// readPassphrase returns the passphrase of a layer's key store, as readSecret.
+func (c *console) readPassphrase(layer cipher.Layer, from string, isNew bool) ([]byte, error) {
+	return c.readSecret(storeSubject(layer), from, isNew)
+}
+
+// readSecret returns a passphrase: from a file, from the open
 // descriptor N where from is fd:N, or by asking at the terminal where from is
 // empty; twice where it is a new one. One line end is cut off. The caller owns
 // the bytes and wipes them.
-func (c *console) readPassphrase(layer cipher.Layer, from string, isNew bool) ([]byte, error) {
+func (c *console) readSecret(s subject, from string, isNew bool) ([]byte, error) {
 	if from == "" {
-		return c.askPassphrase(layer, isNew)
+		return c.askPassphrase(s, isNew)
 	}
 	f, err := openPassphrase(from)
 	if err != nil {
@@ -36,12 +51,12 @@ func (c *console) readPassphrase(layer cipher.Layer, from string, isNew bool) ([
 	b, err := io.ReadAll(io.LimitReader(f, maxPassphrase+2))
 	if err != nil {
 		clear(b)
-		return nil, fmt.Errorf("passphrase of the %s layer: %w", layer, err)
+		return nil, fmt.Errorf("passphrase of the %s: %w", s.of, err)
 	}
 	p, err := trimPassphrase(b)
 	if err != nil {
 		clear(b)
-		return nil, &problem{err: fmt.Errorf("passphrase of the %s layer from %s: %w", layer, from, err), code: exitUsage}
+		return nil, &problem{err: fmt.Errorf("passphrase of the %s from %s: %w", s.of, from, err), code: exitUsage}
 	}
 	return p, nil
 }
@@ -78,23 +93,23 @@ func trimPassphrase(b []byte) ([]byte, error) {
 }
 
 // askPassphrase asks at the terminal, not at standard input.
-func (c *console) askPassphrase(layer cipher.Layer, isNew bool) ([]byte, error) {
+func (c *console) askPassphrase(s subject, isNew bool) ([]byte, error) {
 	tty, err := c.tty()
 	if err != nil {
 		return nil, &problem{
-			err:  fmt.Errorf("the %s layer's key store needs a passphrase, and there is no terminal to ask at", layer),
+			err:  fmt.Errorf("the %s needs a passphrase, and there is no terminal to ask at", s.of),
 			code: exitUsage,
-			hint: fmt.Sprintf("give --%s-passphrase-file FILE, or the mount option %s-passphrase-file=FILE", layer, layer),
+			hint: fmt.Sprintf("give --%s FILE, or for a mount the option %s=FILE", s.flag, s.flag),
 		}
 	}
 	defer tty.Close()
-	what := fmt.Sprintf("Passphrase of the %s layer's key store: ", layer)
+	what := fmt.Sprintf("Passphrase of the %s: ", s.of)
 	if isNew {
-		what = fmt.Sprintf("New passphrase for the %s layer's key store: ", layer)
+		what = fmt.Sprintf("New passphrase for the %s: ", s.of)
 	}
 	p, err := ask(tty, what)
 	if err != nil {
-		return nil, fmt.Errorf("passphrase of the %s layer: %w", layer, err)
+		return nil, fmt.Errorf("passphrase of the %s: %w", s.of, err)
 	}
 	if !isNew {
 		return p, nil
@@ -102,7 +117,7 @@ func (c *console) askPassphrase(layer cipher.Layer, isNew bool) ([]byte, error) 
 	again, err := ask(tty, "The same once more: ")
 	defer clear(again)
 	if err != nil {
-		return nil, fmt.Errorf("passphrase of the %s layer: %w", layer, err)
+		return nil, fmt.Errorf("passphrase of the %s: %w", s.of, err)
 	}
 	if !bytes.Equal(p, again) {
 		clear(p)

@@ -295,7 +295,7 @@ func rotateCommand(con *console) *cli.Command {
 	return &cli.Command{
 		Name:      "rotate",
 		Usage:     "begin a new epoch of the root, a cluster or a group",
-		UsageText: "plyfs keystore rotate [OPTION]... {--root | --cluster NAME [--group NAME]}",
+		UsageText: "plyfs keystore rotate [OPTION]... {--root | --cluster C [--group G]}",
 		Description: "New volumes are wrapped under the new epoch. Others keep to the old one until\n" +
 			"'plyfs key rotate' re-wraps them. Hosts need a new bundle: export, then import.",
 		Flags: scopeFlags(),
@@ -316,7 +316,7 @@ func retireCommand(con *console) *cli.Command {
 	return &cli.Command{
 		Name:      "retire",
 		Usage:     "refuse an old epoch, a cluster or a group",
-		UsageText: "plyfs keystore retire {--root | --cluster NAME [--group NAME]} [OPTION]...",
+		UsageText: "plyfs keystore retire {--root | --cluster C [--group G]} [OPTION]...",
 		Description: "The keys stay in the store, since a derived key lives as long as its root, but\n" +
 			"nothing is wrapped or unwrapped with them any more. Hosts learn of it with the\n" +
 			"next bundle that they import. Re-wrap volumes first: 'plyfs key rotate'.",

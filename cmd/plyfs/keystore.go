@@ -42,7 +42,7 @@ func keystoreCommand(con *console) *cli.Command {
 			},
 		},
 			clusterCommand(con), groupCommand(con), rotateCommand(con), retireCommand(con), destroyCommand(con),
-			exportCommand(con), importCommand(con)},
+			keystoreExportCommand(con), keystoreImportCommand(con)},
 	}
 }
 

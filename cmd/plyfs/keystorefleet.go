@@ -426,7 +426,7 @@ func (s storeRef) present(p keystore.Protection) []string {
 	return []string{s.Path}
 }
 
-func exportCommand(con *console) *cli.Command {
+func keystoreExportCommand(con *console) *cli.Command {
 	return &cli.Command{
 		Name:      "export",
 		Usage:     "write a machine group's keys of one layer for its hosts",
@@ -492,7 +492,7 @@ func exportBundle(con *console, from, to storeRef, n keystore.Names) error {
 	return nil
 }
 
-func importCommand(con *console) *cli.Command {
+func keystoreImportCommand(con *console) *cli.Command {
 	return &cli.Command{
 		Name:      "import",
 		Usage:     "take a bundle into this host's key store",

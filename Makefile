@@ -9,13 +9,15 @@ SHELL := /bin/bash
 ifeq ($(strip $(HOME)),)
 export HOME := $(shell getent passwd "$$(id -u)" | cut -d: -f6)
 endif
-# Stamped from git below; go's own stamping fails in a clone of another owner.
+# Stamped by a script below; go's own stamping fails in a clone of another owner.
 override GOFLAGS := $(filter-out -buildvcs=%,$(GOFLAGS)) -buildvcs=false
 export GOFLAGS
 export PATH := $(PATH):/usr/local/go/bin:/usr/local/sbin:/usr/sbin:/sbin
 
 GO      ?= go
-VERSION ?= $(shell git -c safe.directory='*' describe --tags --always --dirty 2>/dev/null || echo 0.0.0-unknown)
+ifndef VERSION
+VERSION := $(shell cmd/plyfs/packaging/version.sh)
+endif
 LDFLAGS := -s -w -X main.version=$(VERSION)
 
 # Packages whose code runs on many threads at once, tested with -race too.
@@ -28,7 +30,7 @@ BENCHTIME  ?= 1s
 # Arguments for the integration tests, as in: make integration ARGS='-run MariaDB -v'
 ARGS ?=
 
-.PHONY: help build deps demo test check unit race crash powercut hotpath fuzz fuzz-short integration fresh bench clean
+.PHONY: help build deb deps demo test check unit race crash powercut hotpath fuzz fuzz-short integration system fresh bench clean
 
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  \1\t/' | expand -t 16
@@ -36,6 +38,9 @@ help: ## list what can be made
 build: ## bin/plyfs, static, with its version
 	@mkdir -p bin
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/plyfs ./cmd/plyfs
+
+deb: build ## bin/plyfs_VERSION_ARCH.deb, the Debian package
+	GO='$(GO)' cmd/plyfs/packaging/build.sh bin '$(VERSION)'
 
 deps: ## install what tests and demo need and this machine lacks (apt)
 	@integration/deps.sh test

@@ -50,11 +50,10 @@ const (
 
 // Server is a mounted volume.
 type Server struct {
-	fuse    *fuse.Server
-	adapter *adapter
-	served  chan struct{} // closed when the mount has ended
-	closed  chan struct{} // closed when the volume is
-	err     error         // of closing the volume; set before closed is closed
+	fuse   *fuse.Server
+	served chan struct{} // closed when the mount has ended
+	closed chan struct{} // closed when the volume is
+	err    error         // of closing the volume; set before closed is closed
 }
 
 // Mount mounts v at mountpoint and serves it. When it returns without error
@@ -68,12 +67,7 @@ func Mount(mountpoint string, v *volume.Volume, o Options) (*Server, error) {
 	if v.ReadOnly() && !o.ReadOnly {
 		return nil, errors.New("a volume opened read-only cannot be mounted read-write")
 	}
-	a := newAdapter(v, logger)
-	s, err := mount(mountpoint, a, o, logger)
-	if err == nil {
-		s.adapter = a
-	}
-	return s, err
+	return mount(mountpoint, newAdapter(v, logger), o, logger)
 }
 
 // mount is Mount of what answers for v.
@@ -115,6 +109,9 @@ func (s *Server) Wait() error {
 	<-s.closed
 	return s.err
 }
+
+// Ended is closed when the mount has ended; the volume may still be closing.
+func (s *Server) Ended() <-chan struct{} { return s.served }
 
 // Unmount ends the mount as umount(8) does (EBUSY while something is open in
 // it). Wait tells when the volume is closed.

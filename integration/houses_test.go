@@ -53,8 +53,6 @@ func TestDependencies(t *testing.T) {
 		uses []string
 	}{
 		{"cipher", nil},
-		{"keystore/provider/protocol", nil},
-		{"keystore/provider", []string{"keystore"}},
 		{"keystore", []string{"cipher"}},
 		{"fs/backing", []string{"fs/backing"}},
 		{"fs/journal", []string{"cipher", "fs/backing"}},

@@ -15,8 +15,8 @@ func run(con *console, args []string) int {
 	if len(args) == 0 {
 		args = []string{"plyfs"}
 	}
-	if isHelper(args[0]) {
-		return mountHelper(con, args[1:])
+	if help := helperOf(args[0]); help != nil {
+		return help(con, args[1:])
 	}
 	args = args[1:]
 	if isFuseCall(args) {
@@ -52,15 +52,14 @@ func newApp(con *console) *cli.App {
 			umountCommand(con),
 			freezeCommand(con),
 			thawCommand(con),
-			importCommand(con),
 			statusCommand(con),
 			infoCommand(con),
 			inspectCommand(con),
 			speedCommand(con),
-			dockerPluginCommand(con),
 			versionCommand(con),
 			helpCommand(con),
 			daemonCommand(con),
+			completeCommand(con),
 		},
 		Flags:                     []cli.Flag{&cli.BoolFlag{Name: "version", Aliases: []string{"V"}, Usage: "print the version"}},
 		Action:                    func(c *cli.Context) error { return bare(con, c) },
@@ -97,13 +96,16 @@ func bare(con *console, c *cli.Context) error {
 	return usageError("", "no command")
 }
 
-// isHelper reports whether the program was called as mount(8)'s helper.
-func isHelper(argv0 string) bool {
+// helperOf returns what the program does under a name that mount(8) or
+// umount(8) looks for, or nil.
+func helperOf(argv0 string) func(*console, []string) int {
 	switch filepath.Base(argv0) {
 	case "mount.plyfs", "mount.fuse.plyfs":
-		return true
+		return mountHelper
+	case "umount.plyfs", "umount.fuse.plyfs":
+		return unmountHelper
 	}
-	return false
+	return nil
 }
 
 // isFuseCall reports whether args are those of mount.fuse3: a source, a
@@ -131,7 +133,7 @@ func appHelp(app *cli.App) string {
 	fmt.Fprintf(&b, "plyfs: %s\n\nUsage: %s\n\nCommands:\n", app.Usage, app.UsageText)
 	for _, c := range app.Commands {
 		if !c.Hidden {
-			fmt.Fprintf(&b, "   %-14s %s\n", c.Name, c.Usage)
+			fmt.Fprintf(&b, "   %-10s %s\n", c.Name, c.Usage)
 		}
 	}
 	fmt.Fprint(&b, "\n'plyfs COMMAND --help' explains a command, 'plyfs help exit-codes' the exit\n"+

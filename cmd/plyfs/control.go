@@ -45,6 +45,7 @@ type control func(ctx context.Context, args json.RawMessage) (any, error)
 func (m *mounting) controls() map[string]control {
 	table := map[string]control{
 		"journal": func(context.Context, json.RawMessage) (any, error) { return journalStatusOf(m.volume), nil },
+		"remount": m.mayRemount,
 	}
 	maps.Copy(table, m.freezes().controls())
 	return table
@@ -150,6 +151,9 @@ var errNoDaemon = errors.New("the mount's daemon does not answer")
 
 // askDaemon asks the daemon of a mountpoint and decodes its result, within wait.
 func askDaemon(dir, target, op string, args, result any, wait time.Duration) error {
+	if dir == "" {
+		return fmt.Errorf("%w: it has no place for a socket", errNoDaemon)
+	}
 	c, err := net.DialTimeout("unix", socketPath(dir, target), questionTime)
 	if err != nil {
 		return fmt.Errorf("%w: %w", errNoDaemon, err)

@@ -88,8 +88,10 @@ func startDaemon(con *console, r *request) error {
 	interrupted := make(chan os.Signal, 1)
 	signal.Notify(interrupted, unix.SIGINT, unix.SIGTERM)
 	defer signal.Stop(interrupted)
+	var wasInterrupted atomic.Bool
 	go func() {
 		if _, ok := <-interrupted; ok {
+			wasInterrupted.Store(true)
 			requests.Close()
 		}
 	}()
@@ -103,11 +105,17 @@ func startDaemon(con *console, r *request) error {
 	}
 	requests.Close()
 	state := cmd.Wait()
-	if errors.Is(err, errSilent) {
-		return fmt.Errorf("the daemon ended before the mount served: %w", stateError(state))
+	switch {
+	case wasInterrupted.Load():
+		return fmt.Errorf("%w: %w", errInterrupted, err)
+	case errors.Is(err, errSilent):
+		return fmt.Errorf("the daemon ended before the mount served: %w (%w)", stateError(state), errSilent)
 	}
 	return err
 }
+
+// errInterrupted reports that a signal ended the mount before it served.
+var errInterrupted = errors.New("interrupted")
 
 func stateError(err error) error {
 	if err == nil {
@@ -206,6 +214,7 @@ func runDaemon(con *console) error {
 			reports.Close()
 			requests.Close()
 		},
+		stopping: func() {},
 	})
 	if err != nil && !ready.Load() {
 		say.Encode(report{Error: err.Error(), Hint: hintOf(err), Code: codeOf(err)})

@@ -7,7 +7,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/plyfs/plyfs/cipher"
-	"github.com/plyfs/plyfs/cmd/internal/dockervolume"
 	"github.com/plyfs/plyfs/cmd/internal/mountopt"
 	"github.com/plyfs/plyfs/keystore"
 )
@@ -95,9 +94,7 @@ var codes = []struct {
 	{keystore.ErrMissing, exitNotVolume},
 	{keystore.ErrVersion, exitVersion},
 	{keystore.ErrExists, exitExists},
-	{keystore.ErrStale, exitExists},
 	{keystore.ErrBusy, exitBusy},
-	{dockervolume.ErrServed, exitBusy},
 	{cipher.ErrAuth, exitTampered},
 	{cipher.ErrVersion, exitVersion},
 	{cipher.ErrSuite, exitVersion},
@@ -138,15 +135,23 @@ func hintOf(err error) string {
 		case o.Nearest != "":
 			return "did you mean " + o.Nearest + "?"
 		case errors.Is(err, mountopt.ErrSecret):
-			return "name a file that holds it: data-passphrase-file=FILE, infra-passphrase-file=FILE"
+			return "name a file that holds it, or a program that prints it: data-passphrase-file=FILE, data-passphrase-program=PATH, " +
+				"infra-passphrase-file=FILE, ...; options can be read by everybody"
 		}
 	}
 	return keystore.Hint(err)
 }
 
 // mountCode turns an error into the exit code that mount(8) expects of a
-// helper: 1 wrong invocation, 2 system error, 32 mount failure.
+// helper: 1 wrong invocation, 2 system error, 4 internal bug, 8 interrupted, 32
+// mount failure. 16, about /etc/mtab, has no use here.
 func mountCode(err error) int {
+	switch {
+	case errors.Is(err, errInterrupted):
+		return 8
+	case errors.Is(err, errSilent):
+		return 4
+	}
 	switch codeOf(err) {
 	case exitOK:
 		return 0

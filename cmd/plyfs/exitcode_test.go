@@ -63,6 +63,8 @@ func TestCodeOf(t *testing.T) {
 		{keystore.ErrWrongLayers, exitAssertion, 32},
 		{errNotMounted("/m", ""), exitNotMounted, 32},
 		{&problem{err: unix.EIO, code: exitMount}, exitMount, 32},
+		{errInterrupted, exitFailure, 8},
+		{errSilent, exitFailure, 4},
 	}
 	for _, tt := range tests {
 		for _, err := range []error{tt.err, fmt.Errorf("more words: %w", tt.err)} {
@@ -87,7 +89,7 @@ func TestHintOf(t *testing.T) {
 		{errors.New("anything"), ""},
 		{&problem{err: errors.New("x"), hint: "do this"}, "do this"},
 		{&mountopt.OptionError{Option: "x", Nearest: "y", Err: mountopt.ErrUnknown}, "did you mean y?"},
-		{&mountopt.OptionError{Option: "pass", Err: mountopt.ErrSecret}, "name a file that holds it: data-passphrase-file=FILE, infra-passphrase-file=FILE"},
+		{&mountopt.OptionError{Option: "pass", Err: mountopt.ErrSecret}, "name a file that holds it, or a program that prints it: data-passphrase-file=FILE, data-passphrase-program=PATH, infra-passphrase-file=FILE, ...; options can be read by everybody"},
 		{fmt.Errorf("x: %w", keystore.ErrBusy), keystore.Hint(keystore.ErrBusy)},
 	}
 	for _, tt := range tests {

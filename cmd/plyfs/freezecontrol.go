@@ -54,7 +54,8 @@ func (f *freezes) controls() map[string]control {
 			}
 			return nil, f.hold(ctx, a.Timeout)
 		},
-		"thaw": func(context.Context, json.RawMessage) (any, error) { return nil, f.thaw() },
+		"settle": func(ctx context.Context, _ json.RawMessage) (any, error) { return nil, f.settle(ctx) },
+		"thaw":   func(context.Context, json.RawMessage) (any, error) { return nil, f.thaw() },
 	}
 }
 
@@ -76,6 +77,17 @@ func (f *freezes) freeze(ctx context.Context, timeout time.Duration) (*frozenSta
 		return nil, errors.Join(context.Cause(ctx), f.thaw())
 	}
 	return &frozenStatus{s.Since, s.Clean}, nil
+}
+
+// settle brings everything home once. A freeze that holds has done so.
+func (f *freezes) settle(ctx context.Context) error {
+	switch _, err := f.volume.Freeze(ctx); {
+	case errors.Is(err, volume.ErrFrozen):
+		return nil
+	case err != nil:
+		return freezeError(err)
+	}
+	return freezeError(f.volume.Thaw())
 }
 
 // limit sets when the freeze that holds ends by itself.

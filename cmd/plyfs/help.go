@@ -137,6 +137,16 @@ const optionHelp = `Mount options, in a list after -o or in fstab's fourth field
   infra-passphrase-file=FILE   the same for the infra layer
   data-passphrase-fd=N         the same as data-passphrase-file=fd:N
   infra-passphrase-fd=N        the same for the infra layer
+  data-passphrase-program=PATH
+                               a program that prints it; its argument is the
+                               layer's name
+  infra-passphrase-program=PATH
+                               the same for the infra layer
+  data-passphrase-credential=NAME
+                               the systemd credential that holds it; without
+                               any of these, data-passphrase if there is one
+  infra-passphrase-credential=NAME
+                               the same for the infra layer
   cluster=NAME, group=NAME     refuse a volume of another cluster or group
   layers=1|2                   refuse a volume with other layers; 2 is the
                                default, a single-layer volume needs layers=1
@@ -164,5 +174,6 @@ const optionHelp = `Mount options, in a list after -o or in fstab's fourth field
   noiversion, user, users, nouser, owner, noowner, group, nogroup,
   comment=..., x-...           for mount(8) and systemd; user, users imply
                                nosuid,nodev,noexec
-  remount                      refused: unmount, and mount again
+  remount                      change flags of a live mount: ro, noexec, ...;
+                               with ro, the ciphertext comes to rest
 `

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/plyfs/plyfs/cmd/internal/mountopt"
 )
 
@@ -11,6 +13,9 @@ import (
 // It exits with mount(8)'s codes.
 func mountHelper(con *console, args []string) int {
 	call, err := mountopt.ParseHelper(args)
+	if err == nil && call.Namespace != "" {
+		err = enterNamespace(call.Namespace, args)
+	}
 	return helped(con, call, err)
 }
 
@@ -35,11 +40,59 @@ func helped(con *console, call mountopt.Call, err error) int {
 	if call.Fake {
 		return 0
 	}
-	if err := mount(con, call.Source, call.Target, call.Options, false); err != nil {
+	if call.Options.Remount {
+		err = remount(con, call.Source, call.Target, call.Fuse, call.Lists)
+	} else {
+		err = mount(con, call.Source, call.Target, call.Options, false)
+	}
+	if err != nil {
 		con.fail(err)
 		return mountCode(err)
 	}
 	return 0
+}
+
+// unmountHelper is /sbin/umount.fuse.plyfs, which umount(8) calls for the type
+// that the kernel shows. Unlike umount(2) it returns when the volume is closed.
+func unmountHelper(con *console, args []string) int {
+	u, err := mountopt.ParseUnmount(args)
+	if err == nil && u.Namespace != "" {
+		err = enterNamespace(u.Namespace, args)
+	}
+	if err == nil {
+		err = carryOut(con, u)
+	}
+	if err != nil {
+		con.fail(err)
+		return mountCode(err)
+	}
+	return 0
+}
+
+func carryOut(con *console, u mountopt.Unmount) error {
+	how := unmounting{patience: closeWait}
+	switch {
+	case u.Lazy:
+		how.flags = unix.MNT_DETACH
+	case u.Force:
+		how.flags = unix.MNT_FORCE
+	}
+	m, err := findMount(u.Target)
+	if err != nil {
+		return err
+	}
+	err = how.unmount(con, m)
+	if u.ReadOnly && codeOf(err) == exitBusy {
+		if e := remount(con, m.Source, m.Target, false, []string{"remount,ro"}); e != nil {
+			return errors.Join(err, e)
+		}
+		con.note("%s is busy, and read-only now", m.Target)
+		return nil
+	}
+	if err == nil && u.Verbose {
+		con.note("%s unmounted", m.Target)
+	}
+	return err
 }
 
 // errNotMounted reports that no volume is mounted at target.

@@ -8,8 +8,10 @@ import (
 	"log/slog"
 	"log/syslog"
 	"os"
+	"os/user"
 	"path/filepath"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -33,7 +35,7 @@ const logQueue = 1024
 // ~/.local/state/plyfs for others.
 func fallbackLog(con *console, target string) string {
 	dir := con.getenv("XDG_STATE_HOME")
-	switch home := con.getenv("HOME"); {
+	switch home := homeDir(con); {
 	case dir != "":
 		dir = filepath.Join(dir, "plyfs")
 	case os.Geteuid() == 0 || home == "":
@@ -43,6 +45,18 @@ func fallbackLog(con *console, target string) string {
 	}
 	name := strings.ReplaceAll(strings.Trim(target, "/"), "/", "-")
 	return filepath.Join(dir, name+".log")
+}
+
+// homeDir returns the user's home directory, or "". mount(8) takes HOME away
+// where a user calls it.
+func homeDir(con *console) string {
+	if home := con.getenv("HOME"); home != "" {
+		return home
+	}
+	if u, err := user.LookupId(strconv.Itoa(os.Geteuid())); err == nil {
+		return u.HomeDir
+	}
+	return ""
 }
 
 // daemonLog is an open log: the logger, and where it writes.

@@ -42,9 +42,13 @@ func mountCommand(con *console) *cli.Command {
 			if err != nil {
 				return err
 			}
-			o, err := mountopt.Parse(c.StringSlice("o")...)
+			lists := c.StringSlice("o")
+			o, err := mountopt.Parse(lists...)
 			if err != nil {
 				return err
+			}
+			if o.Remount {
+				return remount(con, p[0], p[1], false, lists)
 			}
 			flagsOverOptions(c, &o)
 			for name, field := range map[string]*string{"cluster": &o.Cluster, "group": &o.Group, "log": &o.Log} {
@@ -89,13 +93,16 @@ func mount(con *console, source, target string, o mountopt.Options, foreground b
 	r.Log.Stderr = r.Log.File == ""
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	defer stop()
-	return serve(ctx, r, host{note: func(s string) { con.note("%s", s) }, ready: func() {}})
+	return serve(ctx, r, con.foreground(r))
 }
 
 // newRequest makes paths absolute and reads what the options say.
 func newRequest(con *console, source, target string, o mountopt.Options) (*request, error) {
 	if err := o.CheckIdentity(source); err != nil {
 		return nil, err
+	}
+	if os.Geteuid() != 0 && (o.Suid || o.Dev) {
+		return nil, usageError("leave out suid and dev", "only root mounts with set-user-ID programs or devices")
 	}
 	if !filepath.IsAbs(source) {
 		var err error

@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
+	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -15,66 +18,151 @@ import (
 	"golang.org/x/term"
 
 	"github.com/plyfs/plyfs/cipher"
+	"github.com/plyfs/plyfs/cmd/internal/mountopt"
 )
 
 // maxPassphrase bounds what is read as a passphrase, in bytes.
 const maxPassphrase = 4096
 
-// subject says what a passphrase is for.
-type subject struct {
-	of   string // "data layer's key store"
-	flag string // that names a file with it
-}
+// credentialsVar names the directory in which systemd lays a service's
+// credentials.
+const credentialsVar = "CREDENTIALS_DIRECTORY"
 
-func storeSubject(l cipher.Layer) subject {
-	return subject{of: fmt.Sprintf("%s layer's key store", l), flag: fmt.Sprintf("%s-passphrase-file", l)}
-}
-
-// readPassphrase returns the passphrase of a layer's key store, as readSecret.
+// readPassphrase returns a layer's passphrase from where from says: a file,
+// fd:N for an open descriptor, program:PATH or credential:NAME. Where from is
+// empty it is the credential that is called LAYER-passphrase, if there is one,
+// or it is asked for at the terminal; twice where it is a new one. One line end
+// is cut off. The caller owns the bytes and wipes them.
 func (c *console) readPassphrase(layer cipher.Layer, from string, isNew bool) ([]byte, error) {
-	return c.readSecret(storeSubject(layer), from, isNew)
-}
-
-// readSecret returns a passphrase: from a file, from the open
-// descriptor N where from is fd:N, or by asking at the terminal where from is
-// empty; twice where it is a new one. One line end is cut off. The caller owns
-// the bytes and wipes them.
-func (c *console) readSecret(s subject, from string, isNew bool) ([]byte, error) {
+	if from == "" && !isNew {
+		from = c.defaultCredential(layer)
+	}
 	if from == "" {
-		return c.askPassphrase(s, isNew)
+		return c.askPassphrase(layer, isNew)
 	}
-	f, err := openPassphrase(from)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxPassphrase+2))
+	b, err := c.fetchPassphrase(layer, from)
 	if err != nil {
 		clear(b)
-		return nil, fmt.Errorf("passphrase of the %s: %w", s.of, err)
+		return nil, fmt.Errorf("passphrase of the %s layer: %w", layer, err)
 	}
 	p, err := trimPassphrase(b)
 	if err != nil {
 		clear(b)
-		return nil, &problem{err: fmt.Errorf("passphrase of the %s from %s: %w", s.of, from, err), code: exitUsage}
+		return nil, &problem{err: fmt.Errorf("passphrase of the %s layer from %s: %w", layer, from, err), code: exitUsage}
 	}
 	return p, nil
 }
 
-func openPassphrase(from string) (*os.File, error) {
-	number, isFD := strings.CutPrefix(from, "fd:")
-	if !isFD {
-		f, err := os.Open(from)
-		if err != nil {
-			return nil, &problem{err: fmt.Errorf("passphrase file: %w", err), code: exitUsage, hint: "name a file that holds the passphrase and nothing else"}
+// defaultCredential is where a service's unit file has put a layer's
+// passphrase, or "".
+func (c *console) defaultCredential(layer cipher.Layer) string {
+	dir, name := c.getenv(credentialsVar), layer.String()+"-passphrase"
+	if dir == "" {
+		return ""
+	}
+	if there, err := exists(filepath.Join(dir, name)); err != nil || !there {
+		return ""
+	}
+	return mountopt.ByCredential + name
+}
+
+// fetchPassphrase returns what is found at from, as it is; on an error, what
+// was read so far.
+func (c *console) fetchPassphrase(layer cipher.Layer, from string) ([]byte, error) {
+	if path, ok := strings.CutPrefix(from, mountopt.ByProgram); ok {
+		return c.runProgram(path, layer)
+	}
+	f, err := c.openPassphrase(from)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return readSecret(f)
+}
+
+func readSecret(r io.Reader) ([]byte, error) {
+	return io.ReadAll(io.LimitReader(r, maxPassphrase+2))
+}
+
+func (c *console) openPassphrase(from string) (*os.File, error) {
+	if number, ok := strings.CutPrefix(from, mountopt.ByDescriptor); ok {
+		n, err := strconv.Atoi(number)
+		if err != nil || n < 0 {
+			return nil, usageError("fd:3, for example", "%q does not name a descriptor", from)
 		}
-		return f, nil
+		return os.NewFile(uintptr(n), from), nil
 	}
-	n, err := strconv.Atoi(number)
-	if err != nil || n < 0 {
-		return nil, usageError("fd:3, for example", "%q does not name a descriptor", from)
+	what, hint := "passphrase file", "name a file that holds the passphrase and nothing else"
+	path := from
+	if name, ok := strings.CutPrefix(from, mountopt.ByCredential); ok {
+		dir := c.getenv(credentialsVar)
+		if dir == "" {
+			return nil, usageError("systemd hands them to services with LoadCredential=, see systemd.exec(5)",
+				"there are no credentials: $%s is not set", credentialsVar)
+		}
+		if name != filepath.Base(name) || name == ".." || name == "." {
+			return nil, usageError("", "%q cannot be the name of a credential", name)
+		}
+		path, what, hint = filepath.Join(dir, name), "credential", "name one that the unit file loads with LoadCredential="
 	}
-	return os.NewFile(uintptr(n), from), nil
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, &problem{err: fmt.Errorf("%s: %w", what, err), code: exitUsage, hint: hint}
+	}
+	return f, nil
+}
+
+// runProgram returns the standard output of a program that is run with the
+// layer's name as its only argument, no standard input, and this process's
+// standard error. No shell reads path.
+func (c *console) runProgram(path string, layer cipher.Layer) ([]byte, error) {
+	if err := checkProgram(path); err != nil {
+		return nil, err
+	}
+	// None of what this process was given, such as the other layer's descriptor.
+	unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
+	cmd := exec.Command(path, layer.String())
+	cmd.Stderr = c.stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start it by its program: %w", err)
+	}
+	b, err := readSecret(out)
+	out.Close() // one that writes on ends by SIGPIPE
+	if e := cmd.Wait(); err == nil && e != nil && len(b) <= maxPassphrase+1 {
+		err = e
+	}
+	if err != nil {
+		return b, &problem{err: fmt.Errorf("program %s: %w", path, err), code: exitFailure, hint: "it must print the passphrase and nothing else, and end with 0"}
+	}
+	return b, nil
+}
+
+// checkProgram refuses a program that others than its user could have put
+// there.
+func checkProgram(path string) error {
+	refuse := func(format string, args ...any) error {
+		return usageError("give the absolute path of a program of root's, or your own, that nobody else can write to",
+			"program %s: "+format, append([]any{path}, args...)...)
+	}
+	if !filepath.IsAbs(path) {
+		return refuse("the path is not absolute")
+	}
+	var st unix.Stat_t
+	switch err := unix.Stat(path, &st); {
+	case err != nil:
+		return refuse("%w", err)
+	case st.Mode&unix.S_IFMT != unix.S_IFREG:
+		return refuse("it is not a file")
+	case st.Uid != 0 && int(st.Uid) != os.Geteuid():
+		return refuse("it belongs to user %d", st.Uid)
+	case st.Mode&0o022 != 0:
+		return refuse("others can write to it")
+	}
+	return nil
 }
 
 // trimPassphrase cuts off one line end and refuses what cannot be meant.
@@ -93,23 +181,23 @@ func trimPassphrase(b []byte) ([]byte, error) {
 }
 
 // askPassphrase asks at the terminal, not at standard input.
-func (c *console) askPassphrase(s subject, isNew bool) ([]byte, error) {
+func (c *console) askPassphrase(layer cipher.Layer, isNew bool) ([]byte, error) {
 	tty, err := c.tty()
 	if err != nil {
 		return nil, &problem{
-			err:  fmt.Errorf("the %s needs a passphrase, and there is no terminal to ask at", s.of),
+			err:  fmt.Errorf("the %s layer's key store needs a passphrase, and there is no terminal to ask at", layer),
 			code: exitUsage,
-			hint: fmt.Sprintf("give --%s FILE, or for a mount the option %s=FILE", s.flag, s.flag),
+			hint: fmt.Sprintf("give --%s-passphrase-file FILE or --%s-passphrase-program PATH, or the mount option of that name", layer, layer),
 		}
 	}
 	defer tty.Close()
-	what := fmt.Sprintf("Passphrase of the %s: ", s.of)
+	what := fmt.Sprintf("Passphrase of the %s layer's key store: ", layer)
 	if isNew {
-		what = fmt.Sprintf("New passphrase for the %s: ", s.of)
+		what = fmt.Sprintf("New passphrase for the %s layer's key store: ", layer)
 	}
 	p, err := ask(tty, what)
 	if err != nil {
-		return nil, fmt.Errorf("passphrase of the %s: %w", s.of, err)
+		return nil, fmt.Errorf("passphrase of the %s layer: %w", layer, err)
 	}
 	if !isNew {
 		return p, nil
@@ -117,7 +205,7 @@ func (c *console) askPassphrase(s subject, isNew bool) ([]byte, error) {
 	again, err := ask(tty, "The same once more: ")
 	defer clear(again)
 	if err != nil {
-		return nil, fmt.Errorf("passphrase of the %s: %w", s.of, err)
+		return nil, fmt.Errorf("passphrase of the %s layer: %w", layer, err)
 	}
 	if !bytes.Equal(p, again) {
 		clear(p)

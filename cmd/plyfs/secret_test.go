@@ -169,3 +169,98 @@ func TestAskPassphraseWithoutTerminal(t *testing.T) {
 	}
 	wantText(t, "the hint", hintOf(err), "--data-passphrase-file FILE")
 }
+
+// A program is run for a passphrase with the layer's name, without a shell,
+// and refused where others could have written it.
+func TestPassphraseFromProgram(t *testing.T) {
+	dir := t.TempDir()
+	program := func(name, text string, mode os.FileMode) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte("#!/bin/sh\n"+text), mode); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	tests := []struct {
+		name, path, want, err string
+		code                  exitCode
+	}{
+		{"a passphrase", program("good", `echo "secret of $1 $#"`, 0o700), "secret of infra 1", "", 0},
+		{"blanks in its path", program("a b; false", "echo x", 0o755), "x", "", 0},
+		{"no input", program("input", "cat; echo y", 0o700), "y", "", 0},
+		{"one that fails", program("bad", "echo half; exit 7", 0o700), "", "exit status 7", exitFailure},
+		{"one that prints nothing", program("empty", "true", 0o700), "", "it is empty", exitUsage},
+		{"one that prints without end", program("yes", "yes | tr -d '\\n'", 0o700), "", "longer than", exitUsage},
+		{"one that others can write", program("open", "echo x", 0o722), "", "others can write to it", exitUsage},
+		{"one that is not there", filepath.Join(dir, "none"), "", "no such file", exitUsage},
+		{"a relative path", "good", "", "not absolute", exitUsage},
+		{"a directory", dir, "", "it is not a file", exitUsage},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			con := newConsole()
+			con.stderr = io.Discard
+			got, err := con.readPassphrase(cipher.LayerInfra, "program:"+tt.path, false)
+			if tt.err != "" {
+				if err == nil || !strings.Contains(err.Error(), tt.err) || codeOf(err) != tt.code || strings.Contains(err.Error(), "half") {
+					t.Errorf("error %v with code %d, want %s with %d", err, codeOf(err), tt.err, tt.code)
+				}
+			} else if err != nil || string(got) != tt.want {
+				t.Errorf("got %q, %v, want %q", got, err, tt.want)
+			}
+		})
+	}
+}
+
+// A credential is found by its name, or by the layer's.
+func TestPassphraseFromCredential(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{"infra-passphrase": "of infra\n", "mine": "of mine"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o400); err != nil {
+			t.Fatal(err)
+		}
+	}
+	con := newConsole()
+	con.tty = func() (*os.File, error) { return nil, unix.ENXIO }
+	con.getenv = func(name string) string {
+		if name == "CREDENTIALS_DIRECTORY" {
+			return dir
+		}
+		return ""
+	}
+	tests := []struct {
+		name  string
+		layer cipher.Layer
+		from  string
+		isNew bool
+		want  string
+		err   string
+	}{
+		{"by the layer's name", cipher.LayerInfra, "", false, "of infra", ""},
+		{"by its own", cipher.LayerInfra, "credential:mine", false, "of mine", ""},
+		{"none of the layer's name", cipher.LayerData, "", false, "", "no terminal to ask at"},
+		{"not for a new one, unless named", cipher.LayerInfra, "", true, "", "no terminal to ask at"},
+		{"not there", cipher.LayerData, "credential:x", false, "", "no such file"},
+		{"another directory", cipher.LayerData, "credential:../mine", false, "", "cannot be the name"},
+		{"no name", cipher.LayerData, "credential:", false, "", "cannot be the name"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got, err := con.readPassphrase(tt.layer, tt.from, tt.isNew)
+			if tt.err != "" {
+				if err == nil || !strings.Contains(err.Error(), tt.err) || codeOf(err) != exitUsage {
+					t.Errorf("error %v, want %s", err, tt.err)
+				}
+			} else if err != nil || string(got) != tt.want {
+				t.Errorf("got %q, %v, want %q", got, err, tt.want)
+			}
+		})
+	}
+	con.getenv = func(string) string { return "" }
+	if _, err := con.readPassphrase(cipher.LayerInfra, "credential:mine", false); codeOf(err) != exitUsage {
+		t.Errorf("without credentials: %v", err)
+	}
+}

@@ -7,12 +7,12 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/plyfs/plyfs/cipher"
+	"github.com/plyfs/plyfs/cmd/internal/mountopt"
 	"github.com/plyfs/plyfs/fs"
 	"github.com/plyfs/plyfs/fs/backing"
 	"github.com/plyfs/plyfs/fs/journal"
@@ -22,8 +22,9 @@ import (
 
 // host is what a daemon needs of its surroundings.
 type host struct {
-	note  func(string) // something to tell whoever waits for the mount
-	ready func()       // the mount serves
+	note     func(string) // something to tell whoever waits for the mount
+	ready    func()       // the mount serves
+	stopping func()       // it has ended, and the volume is being closed
 }
 
 const (
@@ -80,7 +81,7 @@ func serve(ctx context.Context, r *request, h host) (err error) {
 	log.Info("mounted", "source", r.Source, "target", r.Target, "layers", u.params.Layers,
 		"block_size", u.params.BlockSize, "read_only", r.Mount.Options.ReadOnly)
 	h.ready()
-	err = m.wait(signals, log)
+	err = m.wait(signals, log, h)
 	m.endRunFile(err)
 	if err != nil {
 		return fmt.Errorf("close the volume: %w", err)
@@ -145,7 +146,7 @@ func noteOf(s *keystore.Store, refs storeRefs) storeNote {
 
 // readConfig reads a ciphertext directory's plyfs.json.
 func readConfig(dir string) (*keystore.Config, error) {
-	config, err := keystore.ReadConfig(filepath.Join(dir, keystore.ConfigName))
+	config, err := keystore.ReadConfig(dir)
 	if errors.Is(err, keystore.ErrMissing) {
 		return nil, &problem{err: fmt.Errorf("%s is not a plyfs volume: %w", dir, err), code: exitNotVolume,
 			hint: "name the ciphertext directory that 'plyfs init' made"}
@@ -315,14 +316,16 @@ func (m *mounting) mount(ctx context.Context) error {
 		Log:         m.log,
 	})
 	if err != nil {
-		return &problem{err: errors.Join(fmt.Errorf("mount at %s: %w", m.r.Target, err), m.volume.Close()), code: exitMount, hint: mountHint(err)}
+		return &problem{err: errors.Join(fmt.Errorf("mount at %s: %w", m.r.Target, err), m.volume.Close()), code: exitMount, hint: mountHint(err, o.AllowOther == mountopt.On)}
 	}
 	m.server = server
 	return nil
 }
 
-func mountHint(err error) string {
+func mountHint(err error, allowOther bool) string {
 	switch {
+	case os.Geteuid() != 0 && allowOther:
+		return "allow_other of a user needs the line user_allow_other in /etc/fuse.conf"
 	case os.Geteuid() != 0:
 		return "users mount through fusermount3: is it installed, and may this user open /dev/fuse?"
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
@@ -335,12 +338,16 @@ func mountHint(err error) string {
 
 // wait serves until the mount ends, and returns the error of closing the
 // volume. SIGTERM and SIGINT unmount; SIGHUP opens the log file anew.
-func (m *mounting) wait(signals <-chan os.Signal, log *daemonLog) error {
-	ended := make(chan error, 1)
-	go func() { ended <- m.server.Wait() }()
+func (m *mounting) wait(signals <-chan os.Signal, log *daemonLog, h host) error {
+	closed := make(chan error, 1)
+	go func() { closed <- m.server.Wait() }()
+	ended := m.server.Ended()
 	for {
 		select {
-		case err := <-ended:
+		case <-ended:
+			ended = nil
+			h.stopping()
+		case err := <-closed:
 			return err
 		case s := <-signals:
 			if s == unix.SIGHUP {

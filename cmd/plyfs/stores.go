@@ -23,9 +23,8 @@ type storeRef struct {
 	Layer          cipher.Layer
 	Path           string
 	KeyFile        string // empty: the one beside the store
-	PassphraseFile string // a path or fd:N; empty: ask
+	PassphraseFile string // where to read it, as in mountopt.Options; empty: ask
 	Ask            bool   // at creation: protect it by a passphrase
-	IsBundle       bool   // it is one to carry to a host
 
 	secret []byte // the passphrase, where it was read already
 }
@@ -50,6 +49,10 @@ func storeFlags() []cli.Flag {
 		&cli.StringFlag{Name: "infra-passphrase-file", Usage: "`FILE` with the passphrase of the infra layer's store"},
 		&cli.IntFlag{Name: "data-passphrase-fd", Usage: "the same as --data-passphrase-file fd:`N`"},
 		&cli.IntFlag{Name: "infra-passphrase-fd", Usage: "the same as --infra-passphrase-file fd:`N`"},
+		&cli.StringFlag{Name: "data-passphrase-program", Usage: "`PATH` of a program that prints it; its argument is the layer's name"},
+		&cli.StringFlag{Name: "infra-passphrase-program", Usage: "`PATH` of a program that prints the infra layer's"},
+		&cli.StringFlag{Name: "data-passphrase-credential", Usage: "`NAME` of the systemd credential that holds it"},
+		&cli.StringFlag{Name: "infra-passphrase-credential", Usage: "`NAME` of the systemd credential with the infra layer's"},
 	}
 }
 
@@ -69,11 +72,14 @@ func flagsOverOptions(c *cli.Context, o *mountopt.Options) {
 			*field = c.String(name)
 		}
 	}
-	if c.IsSet("data-passphrase-fd") {
-		o.DataPassphraseFile = fmt.Sprintf("fd:%d", c.Int("data-passphrase-fd"))
-	}
-	if c.IsSet("infra-passphrase-fd") {
-		o.InfraPassphraseFile = fmt.Sprintf("fd:%d", c.Int("infra-passphrase-fd"))
+	for layer, field := range map[string]*string{"data": &o.DataPassphraseFile, "infra": &o.InfraPassphraseFile} {
+		for kind, scheme := range map[string]string{
+			"fd": mountopt.ByDescriptor, "program": mountopt.ByProgram, "credential": mountopt.ByCredential,
+		} {
+			if name := layer + "-passphrase-" + kind; c.IsSet(name) {
+				*field = scheme + fmt.Sprint(c.Value(name))
+			}
+		}
 	}
 }
 
@@ -96,7 +102,7 @@ func storesOf(con *console, o *mountopt.Options) (storeRefs, error) {
 	if refs.Infra.Path == "" {
 		refs.Infra.Path = filepath.Join(dir, "infra.store")
 	}
-	if p := refs.Data.PassphraseFile; p == refs.Infra.PassphraseFile && strings.HasPrefix(p, "fd:") {
+	if p := refs.Data.PassphraseFile; p == refs.Infra.PassphraseFile && strings.HasPrefix(p, mountopt.ByDescriptor) {
 		return refs, usageError("give each layer a descriptor of its own", "both passphrases from the one descriptor %s", p)
 	}
 	for _, p := range []*string{&refs.Data.Path, &refs.Infra.Path, &refs.Data.KeyFile, &refs.Infra.KeyFile} {
@@ -117,14 +123,6 @@ func makeAbsolute(p *string) (err error) {
 	return err
 }
 
-// subject says what the passphrase is for.
-func (s storeRef) subject() subject {
-	if s.IsBundle {
-		return subject{of: fmt.Sprintf("%s layer's bundle", s.Layer), flag: "bundle-passphrase-file"}
-	}
-	return storeSubject(s.Layer)
-}
-
 // opener returns what opens the store. The passphrase that it brings is wiped
 // by package keystore.
 func (s storeRef) opener(con *console) keystore.Opener {
@@ -134,7 +132,7 @@ func (s storeRef) opener(con *console) keystore.Opener {
 			if s.secret != nil {
 				return bytes.Clone(s.secret), nil
 			}
-			return con.readSecret(s.subject(), s.PassphraseFile, false)
+			return con.readPassphrase(s.Layer, s.PassphraseFile, false)
 		},
 	}
 }

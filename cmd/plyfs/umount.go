@@ -24,13 +24,19 @@ func umountCommand(con *console) *cli.Command {
 		Usage:     "unmount a volume and wait until it is closed",
 		UsageText: "plyfs umount MOUNTPOINT",
 		Description: "When it returns with 0 the volume is closed cleanly and the ciphertext directory\n" +
-			"at rest. umount(8) works as well and loses nothing, but does not wait for that.",
+			"at rest. The latter's name does as well as the mountpoint's. umount(8) waits for\n" +
+			"that too where its helper, umount.fuse.plyfs, is installed; without it, it loses\n" +
+			"nothing, but does not wait.",
 		Action: func(c *cli.Context) error {
 			p, err := places(c, "MOUNTPOINT")
 			if err != nil {
 				return err
 			}
-			return umount(con, p[0])
+			m, err := findMount(p[0])
+			if err != nil {
+				return err
+			}
+			return unmounting{}.unmount(con, m)
 		},
 	}
 }
@@ -42,26 +48,56 @@ const (
 	closeStep = 5 * time.Millisecond
 )
 
-// umount unmounts target and waits for its daemon's end.
-func umount(con *console, target string) error {
-	target, err := resolveTarget(target)
+// findMount returns the mount that place names: by its mountpoint, or by the
+// ciphertext directory where that is mounted once.
+func findMount(place string) (mountEntry, error) {
+	target, err := resolveTarget(place)
 	if err != nil {
-		return err
+		return mountEntry{}, err
 	}
+	mounts, err := readMounts()
+	if err != nil {
+		return mountEntry{}, err
+	}
+	if m, ok := mountedAt(mounts, target); ok && m.Type == fsType {
+		return m, nil
+	}
+	var of []mountEntry
+	var places []string
+	for _, m := range volumeMounts(mounts) {
+		if sameDir(m.Source, target) {
+			of, places = append(of, m), append(places, m.Target)
+		}
+	}
+	switch len(of) {
+	case 0:
+		return mountEntry{}, errNotMounted(target, "see 'plyfs status'")
+	case 1:
+		return of[0], nil
+	}
+	return mountEntry{}, usageError("name one of "+strings.Join(places, ", "), "%s is mounted at %d places", target, len(of))
+}
+
+// unmounting says how to unmount. The zero value is umount(2) and waits for
+// as long as the daemon lives.
+type unmounting struct {
+	flags    int           // MNT_DETACH or MNT_FORCE, or 0
+	patience time.Duration // how long to wait for a daemon that lives; 0: without end
+}
+
+// unmount takes m away and waits for its daemon's end, unless it was detached.
+func (how unmounting) unmount(con *console, m mountEntry) error {
 	mounts, err := readMounts()
 	if err != nil {
 		return err
 	}
-	m, ok := mountedAt(mounts, target)
-	if !ok || m.Type != fsType {
-		return errNotMounted(target, whereMounted(mounts, target))
-	}
+	target := m.Target
 	run := readRunFile(stateDir(con), target)
 	if j := askJournal(stateDir(con), target); j != nil && j.Frozen != nil {
 		return &problem{err: fmt.Errorf("%s is frozen", target), code: exitBusy, hint: "end that first: plyfs thaw " + target}
 	}
 	dead := isDead(m)
-	if err := detach(target); err != nil {
+	if err := detach(target, how.flags); err != nil {
 		return err
 	}
 	if dead {
@@ -75,7 +111,10 @@ func umount(con *console, target string) error {
 			return nil
 		}
 	}
-	return awaitClosed(con, m.Source, target, run)
+	if how.flags&unix.MNT_DETACH != 0 {
+		return nil
+	}
+	return how.awaitClosed(con, m.Source, target, run)
 }
 
 // whereMounted helps somebody who named the wrong place.
@@ -89,13 +128,21 @@ func whereMounted(mounts []mountEntry, place string) string {
 }
 
 // detach is umount(2), through fusermount3 for users who may not.
-func detach(target string) error {
-	err := unix.Unmount(target, unix.UMOUNT_NOFOLLOW)
+func detach(target string, flags int) error {
+	err := unix.Unmount(target, flags|unix.UMOUNT_NOFOLLOW)
 	if errors.Is(err, unix.EPERM) {
-		if out, e := exec.Command("fusermount3", "-u", target).CombinedOutput(); e == nil {
+		args := []string{"-u"}
+		if flags&unix.MNT_DETACH != 0 {
+			args = append(args, "-z")
+		}
+		out, e := exec.Command(fusermount(), append(args, "--", target)...).CombinedOutput()
+		switch {
+		case e == nil:
 			return nil
-		} else if strings.Contains(string(out), "busy") {
+		case strings.Contains(string(out), "busy"):
 			err = unix.EBUSY
+		case len(out) > 0:
+			err = fmt.Errorf("%w (%s)", err, strings.TrimSpace(string(out)))
 		}
 	}
 	switch {
@@ -111,9 +158,18 @@ func detach(target string) error {
 	return fmt.Errorf("unmount %s: %w", target, err)
 }
 
+// fusermount finds the program that unmounts for users. umount(8) takes PATH
+// away where a user calls it.
+func fusermount() string {
+	if path, err := exec.LookPath("fusermount3"); err == nil {
+		return path
+	}
+	return "/usr/bin/fusermount3"
+}
+
 // awaitClosed returns when the daemon has closed the volume and given up its
 // lock. What the run file says then is final.
-func awaitClosed(con *console, source, target string, run *runFile) error {
+func (how unmounting) awaitClosed(con *console, source, target string, run *runFile) error {
 	root, err := backing.OpenDir(source)
 	if err != nil {
 		return fmt.Errorf("ciphertext directory: %w", err)
@@ -128,7 +184,8 @@ func awaitClosed(con *console, source, target string, run *runFile) error {
 		if !errors.Is(err, volume.ErrBusy) {
 			return volumeError(err)
 		}
-		if waited := time.Since(start); waited > closeWait && (run == nil || !run.alive()) {
+		waited := time.Since(start)
+		if waited > closeWait && (run == nil || !run.alive()) || how.patience > 0 && waited > how.patience {
 			return &problem{err: fmt.Errorf("%s is unmounted here, but the volume is still in use", target), code: exitBusy,
 				hint: "another mount namespace or container may hold the mount"}
 		} else if waited > 2*time.Second && !told {

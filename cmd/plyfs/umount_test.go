@@ -32,9 +32,44 @@ func TestUmountRefuses(t *testing.T) {
 	b.run(exitNotMounted, "umount", b.mnt)
 	b.run(exitNotMounted, "umount", "/proc")
 	b.run(exitFailure, "umount", filepath.Join(b.dir, "nowhere"))
+}
+
+// The ciphertext directory names the mount, and so do a symlink and a relative
+// path; not where it is mounted twice.
+func TestUmountByOtherNames(t *testing.T) {
+	needMounts(t)
+	b := newBench(t)
+	b.volume()
+	link := filepath.Join(b.dir, "link")
+	if err := os.Symlink(b.mnt, link); err != nil {
+		t.Fatal(err)
+	}
+	wd, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	relative, err := filepath.Rel(wd, b.mnt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{b.cipher, link, relative, b.mnt + "/", b.mnt + "/../mnt/."} {
+		b.mount()
+		b.run(exitOK, "umount", name)
+		if _, ok := b.entry(); ok {
+			t.Fatalf("umount %s left it mounted", name)
+		}
+	}
 	b.mount()
-	r := b.run(exitNotMounted, "umount", b.cipher)
-	wantText(t, "standard error", r.stderr, "it is mounted at "+b.mnt)
+	bind := filepath.Join(b.dir, "bind")
+	if err := os.Mkdir(bind, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount(b.mnt, bind, "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	r := b.run(exitUsage, "umount", b.cipher)
+	wantText(t, "standard error", r.stderr, "mounted at 2 places", b.mnt, bind)
+	b.run(exitOK, "umount", bind)
 	b.run(exitOK, "umount", b.mnt)
 }
 

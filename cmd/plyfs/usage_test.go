@@ -52,7 +52,7 @@ func TestUsageErrors(t *testing.T) {
 		{"version now", `one argument too many: "now"`, "no arguments"},
 		{"mount /c /m -o keystroe=/k", `unknown mount option: "keystroe"`, "did you mean keystore?"},
 		{"mount /c /m -o layers=3", `"layers": it is 1 or 2`, ""},
-		{"mount /c /m -o passphrase=x", "a secret cannot be given", "name a file that holds it"},
+		{"mount /c /m -o passphrase=x", "a secret cannot be given", "name a file that holds it, or a program that prints it"},
 		{"init --block-size 5000 /c", "block size 5000 is not a power of two", ""},
 		{"init --block-size many /c", `invalid value "many"`, ""},
 		{"init --cluster UPPER /c", "UPPER", "a-z"},

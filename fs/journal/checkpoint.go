@@ -187,23 +187,18 @@ func (j *Journal) checkpointer() {
 			}
 		}
 		if force && j.failure() == nil {
-			j.atWork(func() {
-				j.pass(seen)
-				seen = j.lastLSN()
-			})
+			j.pass(seen)
+			seen = j.lastLSN()
 		}
 		for !j.stopped() {
-			var freed int
-			var err error
-			j.atWork(func() {
-				if through, ok := j.target(); ok {
-					freed, err = j.pass(through)
-				}
-			})
-			if err != nil {
-				j.pause()
+			through, ok := j.target()
+			if !ok {
+				break
 			}
-			if err != nil || freed == 0 {
+			if freed, err := j.pass(through); err != nil {
+				j.pause()
+				break
+			} else if freed == 0 {
 				break
 			}
 		}

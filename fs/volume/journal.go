@@ -131,11 +131,8 @@ func (v *Volume) reaper() {
 			return
 		case <-time.After(reapDelay):
 		}
-		var err error
 		v.homing.Lock()
-		if !v.resting.Load() {
-			_, err = v.dropRemoved()
-		}
+		_, err := v.dropRemoved()
 		v.homing.Unlock()
 		if err != nil {
 			v.complain("removed files cannot be dropped yet", "err", err)
@@ -279,10 +276,6 @@ func (v *Volume) settle() {
 	if v.journal == nil || v.ro || v.files.idleCount() <= maxIdle {
 		return
 	}
-	if v.gate.enter() != nil {
-		return
-	}
-	defer v.gate.leave()
 	v.settling.Lock()
 	defer v.settling.Unlock()
 	if v.files.idleCount() <= maxIdle || v.broken.Load() {

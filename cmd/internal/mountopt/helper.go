@@ -9,6 +9,9 @@ import (
 type Call struct {
 	Source, Target string
 	Options        Options
+	Lists          []string // what Options was read from, for Over
+	Fuse           bool     // in the form of mount.fuse3
+	Namespace      string   // -N: the mount namespace to mount in, or empty; the first one counts
 
 	Sloppy  bool     // -s: unknown options are no error
 	Fake    bool     // -f: do everything but mount
@@ -21,7 +24,8 @@ type Call struct {
 //
 //	SOURCE TARGET [-sfnvrw] [-o OPTIONS]... [-N NAMESPACE] [-t TYPE]
 //
-// Flags may stand anywhere and together, as in -sfo ro.
+// Flags may stand anywhere and together, as in -sfo ro. mount(8) has not
+// entered the namespace when it calls a helper.
 func ParseHelper(args []string) (Call, error) {
 	var c Call
 	var lists []string
@@ -46,7 +50,10 @@ func ParseHelper(args []string) (Call, error) {
 		case 't':
 			return takeType(arg)
 		case 'N':
-			_, err := arg() // mount(8) has entered the namespace already
+			v, err := arg()
+			if c.Namespace == "" {
+				c.Namespace = namespacePath(v)
+			}
 			return err
 		default:
 			return fmt.Errorf("%w: unknown flag -%c", ErrArgs, flag)
@@ -83,13 +90,77 @@ func ParseFuse(args []string) (Call, error) {
 	}
 	err = c.read(lists)
 	c.Options.Dev, c.Options.Suid = false, false
+	c.Fuse = true
 	return c, err
 }
 
-// walk sorts args into c's source and target and calls f for each flag. arg
-// gives the value of the flag at hand: the rest of its word, or the next one.
+// Unmount is the command line of an unmount helper, read.
+type Unmount struct {
+	Target    string
+	Namespace string // -N, or empty
+
+	Force    bool // -f
+	Lazy     bool // -l
+	ReadOnly bool // -r: where it is busy, make it read-only
+	Verbose  bool // -v
+}
+
+// ParseUnmount reads what umount(8) gives to /sbin/umount.fuse.plyfs:
+//
+//	TARGET [-nlfvr] [-t TYPE] [-N NAMESPACE]
+func ParseUnmount(args []string) (Unmount, error) {
+	var u Unmount
+	places, err := scan(args, func(flag byte, arg func() (string, error)) error {
+		switch flag {
+		case 'f':
+			u.Force = true
+		case 'l':
+			u.Lazy = true
+		case 'r':
+			u.ReadOnly = true
+		case 'v':
+			u.Verbose = true
+		case 'n', 'c', 'i':
+		case 't':
+			return takeType(arg)
+		case 'N':
+			v, err := arg()
+			if u.Namespace == "" {
+				u.Namespace = namespacePath(v)
+			}
+			return err
+		default:
+			return fmt.Errorf("%w: unknown flag -%c", ErrArgs, flag)
+		}
+		return nil
+	})
+	if err == nil && len(places) != 1 || err == nil && places[0] == "" {
+		err = fmt.Errorf("%w: one mountpoint is needed", ErrArgs)
+	}
+	if err != nil {
+		return u, err
+	}
+	u.Target = places[0]
+	return u, nil
+}
+
+// walk sorts args into c's source and target and calls f for each flag.
 func walk(args []string, c *Call, f func(flag byte, arg func() (string, error)) error) error {
-	var places []string
+	places, err := scan(args, f)
+	if err != nil {
+		return err
+	}
+	if len(places) != 2 || places[0] == "" || places[1] == "" {
+		return fmt.Errorf("%w: a ciphertext directory and a mountpoint are needed", ErrArgs)
+	}
+	c.Source, c.Target = places[0], places[1]
+	return nil
+}
+
+// scan returns the words of args that are no flags, and calls f for each flag.
+// arg gives the value of the flag at hand: the rest of its word, or the next
+// one.
+func scan(args []string, f func(flag byte, arg func() (string, error)) error) (places []string, err error) {
 	for i := 0; i < len(args); i++ {
 		word := args[i]
 		if word == "--" {
@@ -114,15 +185,20 @@ func walk(args []string, c *Call, f func(flag byte, arg func() (string, error)) 
 				return args[i], nil
 			})
 			if err != nil {
-				return err
+				return nil, err
 			}
 		}
 	}
-	if len(places) != 2 || places[0] == "" || places[1] == "" {
-		return fmt.Errorf("%w: a ciphertext directory and a mountpoint are needed", ErrArgs)
+	return places, nil
+}
+
+// namespacePath is the file of a namespace that is given by it or as the number
+// of a process.
+func namespacePath(v string) string {
+	if isNumber(v) {
+		return "/proc/" + v + "/ns/mnt"
 	}
-	c.Source, c.Target = places[0], places[1]
-	return nil
+	return v
 }
 
 // takeType accepts the names under which a volume is mounted.
@@ -143,10 +219,17 @@ func (c *Call) read(lists []string) error {
 	if c.Sloppy {
 		ignore = func(name string) { c.Ignored = append(c.Ignored, name) }
 	}
+	c.Lists = lists
 	for _, list := range lists {
 		if err := c.Options.add(list, ignore); err != nil {
 			return err
 		}
+	}
+	if err := c.Options.checkShown(); err != nil {
+		if !c.Sloppy {
+			return err
+		}
+		ignore(c.Options.shown)
 	}
 	return c.Options.CheckIdentity(c.Source)
 }

@@ -3,6 +3,7 @@ package mountopt
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -31,8 +32,8 @@ type Options struct {
 	InfraKeystore       string // file, instead of Keystore/infra.store
 	DataKeyFile         string // opens the data layer's store
 	InfraKeyFile        string // opens the infra layer's store
-	DataPassphraseFile  string // path, or fd:N
-	InfraPassphraseFile string // path, or fd:N
+	DataPassphraseFile  string // path, fd:N, program:PATH or credential:NAME
+	InfraPassphraseFile string // the same
 
 	Cluster string // asserted; empty: not stated
 	Group   string // asserted; empty: not stated
@@ -47,6 +48,10 @@ type Options struct {
 
 	FSName  string // must equal the ciphertext directory
 	Subtype string // must be plyfs
+
+	Remount bool // change a live mount; Over says what becomes of it
+
+	shown string // an option that only a live mount can show, or empty
 }
 
 // Toggle is an option whose absence is not the same as its negation.
@@ -72,8 +77,8 @@ var (
 	ErrUnknown = errors.New("unknown mount option")
 	// ErrValue reports a missing, superfluous or unusable value.
 	ErrValue = errors.New("bad value of a mount option")
-	// ErrRemount reports that a live mount was asked to change its options.
-	ErrRemount = errors.New("a mounted volume cannot change its options")
+	// ErrRemount reports that a live mount was asked to change what it cannot.
+	ErrRemount = errors.New("a mounted volume cannot change this option")
 	// ErrSecret reports that an option would have carried a secret.
 	ErrSecret = errors.New("a secret cannot be given as a mount option")
 	// ErrArgs reports a malformed command line of a mount helper.
@@ -102,16 +107,46 @@ func (e *OptionError) Unwrap() error { return e.Err }
 func Parse(lists ...string) (Options, error) {
 	var o Options
 	for _, list := range lists {
-		if err := o.Add(list); err != nil {
+		if err := o.add(list, nil); err != nil {
 			return o, err
 		}
+	}
+	return o, o.checkShown()
+}
+
+// Over reads lists on top of shown, the options of a live mount as
+// /proc/mounts has them: what becomes of it by a remount. Unlike in Parse, what
+// no list says stays as it is. In the form of mount.fuse3 the words dev and
+// suid state nothing.
+func Over(shown string, fuse bool, lists ...string) (Options, error) {
+	o := Options{Suid: true, Dev: true, Remount: true}
+	if err := o.add(shown, func(string) {}); err != nil {
+		return o, err
+	}
+	// The mount and its filesystem each have a word for it.
+	o.ReadOnly = slices.Contains(strings.Split(shown, ","), "ro")
+	before := o
+	for _, list := range lists {
+		if err := o.add(list, func(string) {}); err != nil {
+			return o, err
+		}
+	}
+	if fuse {
+		o.Suid, o.Dev = o.Suid && before.Suid, o.Dev && before.Dev
+	}
+	if o.AllowOther.Or(false) != before.AllowOther.Or(false) {
+		return o, &OptionError{Option: "allow_other", Reason: "unmount it, and mount it again", Err: ErrRemount}
 	}
 	return o, nil
 }
 
-// Add reads one more list into o.
-func (o *Options) Add(list string) error {
-	return o.add(list, nil)
+// checkShown refuses, outside of a remount, what a mount shows and nobody asks
+// for.
+func (o *Options) checkShown() error {
+	if o.shown == "" || o.Remount {
+		return nil
+	}
+	return &OptionError{Option: o.shown, Nearest: Nearest(o.shown, Names()), Err: ErrUnknown}
 }
 
 // add hands what it does not know to ignore, or fails where that is nil.
@@ -201,6 +236,10 @@ func (o *Options) set(it item) error {
 			return &OptionError{Option: it.name, Reason: "it needs a value, as in " + it.name + "=VALUE", Err: ErrValue}
 		}
 	}
+	if it.hasValue && slices.Contains(kernels, it.name) {
+		o.shown = it.name
+		return nil
+	}
 	if f, ok := values[it.name]; ok {
 		if it.value == "" {
 			return &OptionError{Option: it.name, Reason: "the value is empty", Err: ErrValue}
@@ -258,7 +297,8 @@ func setJournalSize(o *Options, v string) error {
 	return nil
 }
 
-// Flags returns the MS_ flags of mount(2) for o.
+// Flags returns the MS_ flags of mount(2) for o. In a remount the absence of
+// a flag for access times would mean that they stay as they are.
 func (o *Options) Flags() uintptr {
 	var f uintptr
 	for _, b := range []struct {
@@ -269,6 +309,7 @@ func (o *Options) Flags() uintptr {
 		{o.NoExec, unix.MS_NOEXEC}, {o.Sync, unix.MS_SYNCHRONOUS}, {o.DirSync, unix.MS_DIRSYNC},
 		{o.NoAtime, unix.MS_NOATIME}, {o.StrictAtime, unix.MS_STRICTATIME},
 		{o.NoDirAtime, unix.MS_NODIRATIME}, {o.LazyTime, unix.MS_LAZYTIME},
+		{o.Remount, unix.MS_REMOUNT}, {o.Remount && !o.NoAtime && !o.StrictAtime, unix.MS_RELATIME},
 	} {
 		if b.on {
 			f |= b.flag

@@ -44,6 +44,12 @@ func TestParse(t *testing.T) {
 		{"a quoted comma", `log="/var/log/a,b",ro`, Options{Log: "/var/log/a,b", ReadOnly: true}},
 		{"a backslash that escapes nothing", `log=a\b`, Options{Log: `a\b`}},
 		{"debug", "debug", Options{Debug: true}},
+		{"a passphrase's file", "data-passphrase-file=/p,infra-passphrase-fd=3", Options{DataPassphraseFile: "/p", InfraPassphraseFile: "fd:3"}},
+		{"a passphrase's program", "data-passphrase-program=/bin/p", Options{DataPassphraseFile: "program:/bin/p"}},
+		{"a passphrase's credential", "infra-passphrase-credential=p", Options{InfraPassphraseFile: "credential:p"}},
+		{"the later passphrase wins", "data-passphrase-program=/bin/p,data-passphrase-file=/p", Options{DataPassphraseFile: "/p"}},
+		{"for systemd and desktops", "x-gvfs-show,x-gvfs-name=a%20b,x-systemd.automount,comment=a b", Options{}},
+		{"a remount", "remount,ro", Options{Remount: true, ReadOnly: true}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -51,6 +57,7 @@ func TestParse(t *testing.T) {
 			if err != nil {
 				t.Fatalf("Parse(%q) = %v", tt.list, err)
 			}
+			got.shown = ""
 			if got != tt.want {
 				t.Errorf("Parse(%q) = %+v, want %+v", tt.list, got, tt.want)
 			}
@@ -86,7 +93,12 @@ func TestParseErrors(t *testing.T) {
 		{`log="/a`, ErrValue, ""},
 		{"data-passphrase-fd=x", ErrValue, ""},
 		{"data-passphrase-fd=99999999999", ErrValue, ""},
-		{"remount,ro", ErrRemount, ""},
+		{"user_id=0", ErrUnknown, ""},
+		{"rw,group_id=0,max_read=131072", ErrUnknown, ""},
+		{"user_id", ErrUnknown, ""},
+		{"data-passphrase-program=", ErrValue, ""},
+		{"infra-passphrase-credential", ErrValue, ""},
+		{"remount=ro", ErrValue, ""},
 		{"passphrase=hunter2", ErrSecret, ""},
 		{"data-passphrase=hunter2", ErrSecret, ""},
 		{"ro\nrw", ErrArgs, ""},
@@ -111,6 +123,54 @@ func TestParseErrors(t *testing.T) {
 	}
 }
 
+// What a live mount shows, changed by what a remount says.
+func TestOver(t *testing.T) {
+	const shown = "rw,nosuid,nodev,relatime,rw,user_id=0,group_id=0,default_permissions,allow_other,max_read=1048576"
+	live := Options{Remount: true, AllowOther: On, shown: "max_read"}
+	with := func(change func(*Options)) Options {
+		o := live
+		change(&o)
+		return o
+	}
+	tests := []struct {
+		name, shown string
+		fuse        bool
+		lists       []string
+		want        Options
+	}{
+		{"nothing", shown, false, nil, live},
+		{"read-only", shown, false, []string{"remount,ro"}, with(func(o *Options) { o.ReadOnly = true })},
+		{"read-write again", "ro,nosuid,nodev,relatime,rw,user_id=0,allow_other,max_read=1", false, []string{"remount,rw"}, live},
+		{"the filesystem's ro counts", "rw,nosuid,nodev,ro,allow_other,max_read=1", false, []string{"remount"}, with(func(o *Options) { o.ReadOnly = true })},
+		{"noexec stays", "rw,nosuid,nodev,noexec,noatime,allow_other,max_read=1", false, []string{"remount,ro"},
+			with(func(o *Options) { o.ReadOnly, o.NoExec, o.NoAtime = true, true, true })},
+		{"suid stays", "rw,nodev,relatime,allow_other,max_read=1", false, []string{"remount,ro"}, with(func(o *Options) { o.ReadOnly, o.Suid = true, true })},
+		{"suid goes", "rw,nodev,relatime,allow_other,max_read=1", false, []string{"remount,nosuid"}, live},
+		{"mount.fuse3's dev and suid state nothing", shown, true, []string{"remount,ro,dev,suid"}, with(func(o *Options) { o.ReadOnly = true })},
+		{"mount.fuse3 keeps suid", "rw,nodev,allow_other,max_read=1", true, []string{"remount,dev,suid"}, with(func(o *Options) { o.Suid = true })},
+		{"fstab's options", shown, false, []string{"rw,cluster=c1,x-systemd.automount", "remount,noatime"},
+			with(func(o *Options) { o.Cluster, o.NoAtime = "c1", true })},
+		{"what mount(8) repeats of the mount", shown, false, []string{shown + ",remount,ro"}, with(func(o *Options) { o.ReadOnly = true })},
+		{"a name unknown to plyfs that the kernel shows", shown + ",frob", false, []string{"remount"}, live},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got, err := Over(tt.shown, tt.fuse, tt.lists...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got != tt.want {
+				t.Errorf("got  %+v\nwant %+v", got, tt.want)
+			}
+		})
+	}
+	for list, want := range map[string]error{"noallow_other": ErrRemount, "layers=3": ErrValue} {
+		if _, err := Over(shown, false, "remount", list); !errors.Is(err, want) {
+			t.Errorf("a remount with %s: %v, want %v", list, err, want)
+		}
+	}
+}
+
 func TestFlags(t *testing.T) {
 	tests := []struct {
 		list string
@@ -119,6 +179,8 @@ func TestFlags(t *testing.T) {
 		{"", unix.MS_NOSUID | unix.MS_NODEV},
 		{"suid,dev", 0},
 		{"ro,noexec,noatime,nodiratime", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_RDONLY | unix.MS_NOEXEC | unix.MS_NOATIME | unix.MS_NODIRATIME},
+		{"remount", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_REMOUNT | unix.MS_RELATIME},
+		{"remount,noatime", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_REMOUNT | unix.MS_NOATIME},
 		{"sync,dirsync,lazytime,strictatime", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_SYNCHRONOUS | unix.MS_DIRSYNC | unix.MS_LAZYTIME | unix.MS_STRICTATIME},
 	}
 	for _, tt := range tests {
@@ -151,7 +213,9 @@ func TestParseHelper(t *testing.T) {
 		{"flags first", "-f -o ro /c /m", Call{Fake: true, Options: Options{ReadOnly: true}}},
 		{"a value in the word of its flag", "/c /m -nooro", Call{}},
 		{"-r, then -o rw", "/c /m -r -o rw", Call{}},
-		{"type and namespace", "/c /m -t fuse.plyfs -N /proc/1/ns/mnt", Call{}},
+		{"type and namespace", "/c /m -t fuse.plyfs -N /proc/1/fd/3", Call{Namespace: "/proc/1/fd/3"}},
+		{"the namespace of a process", "-N 17 /c /m -N /x", Call{Namespace: "/proc/17/ns/mnt"}},
+		{"a remount of what has no line in fstab", "/c /m -o rw,remount,user_id=0", Call{Options: Options{Remount: true, shown: "user_id"}}},
 		{"sloppy", "/c /m -s -o ro,barrier=1,frob", Call{Sloppy: true, Options: Options{ReadOnly: true}, Ignored: []string{"barrier", "frob"}}},
 		{"the source repeated", "/c /m -o fsname=/c/,subtype=plyfs", Call{Options: Options{FSName: "/c/", Subtype: "plyfs"}}},
 	}
@@ -166,19 +230,42 @@ func TestParseHelper(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			tt.want.Source, tt.want.Target = "/c", "/m"
+			tt.want.Source, tt.want.Target, tt.want.Lists = "/c", "/m", got.Lists
 			if !reflect.DeepEqual(got, tt.want) {
 				t.Errorf("got  %+v\nwant %+v", got, tt.want)
 			}
 		})
 	}
-	for _, bad := range []string{"", "/c", "/c /m /x", "/c /m -o", "/c /m -q", "/c /m -t ext4", "/c /m -o fsname=/d", "/c /m -o subtype=x", "/c /m -t"} {
+	for _, bad := range []string{"", "/c", "/c /m /x", "/c /m -o", "/c /m -q", "/c /m -t ext4", "/c /m -o fsname=/d", "/c /m -o subtype=x", "/c /m -t", "/c /m -o user_id=0"} {
 		if _, err := ParseHelper(strings.Fields(bad)); err == nil {
 			t.Errorf("ParseHelper(%q) gave no error", bad)
 		}
 	}
 	if c, err := ParseHelper([]string{"--", "-c", "-m"}); err != nil || c.Source != "-c" || c.Target != "-m" {
 		t.Errorf("after --: %+v, %v", c, err)
+	}
+}
+
+func TestParseUnmount(t *testing.T) {
+	tests := []struct {
+		args string
+		want Unmount
+	}{
+		{"/m", Unmount{}},
+		{"/m -n -v -t fuse.plyfs", Unmount{Verbose: true}},
+		{"/m -l -f -r", Unmount{Lazy: true, Force: true, ReadOnly: true}},
+		{"-lv /m -N 17", Unmount{Lazy: true, Verbose: true, Namespace: "/proc/17/ns/mnt"}},
+	}
+	for _, tt := range tests {
+		tt.want.Target = "/m"
+		if got, err := ParseUnmount(strings.Fields(tt.args)); err != nil || got != tt.want {
+			t.Errorf("%q: got %+v, %v, want %+v", tt.args, got, err, tt.want)
+		}
+	}
+	for _, bad := range []string{"", "/m /n", "/m -q", "/m -t ext4", "/m -N"} {
+		if _, err := ParseUnmount(strings.Fields(bad)); !errors.Is(err, ErrArgs) {
+			t.Errorf("%q: %v, want %v", bad, err, ErrArgs)
+		}
 	}
 }
 
@@ -246,6 +333,9 @@ func FuzzHelper(f *testing.F) {
 			if c, err := parse(args); err == nil && (c.Source == "" || c.Target == "") {
 				t.Fatalf("%q parsed without its places: %+v", args, c)
 			}
+		}
+		if u, err := ParseUnmount(args); err == nil && u.Target == "" {
+			t.Fatalf("%q parsed without a mountpoint: %+v", args, u)
 		}
 	})
 }

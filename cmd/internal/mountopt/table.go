@@ -34,7 +34,7 @@ var words = map[string]func(*Options) error{
 	"default_permissions": nothing, // always on
 	"debug":               set(func(o *Options) { o.Debug = true }),
 	"accept-rollback":     set(func(o *Options) { o.AcceptRollback = true }),
-	"remount":             remount,
+	"remount":             set(func(o *Options) { o.Remount = true }),
 	"defaults":            nothing,
 	"auto":                nothing,
 	"noauto":              nothing,
@@ -64,17 +64,35 @@ var values = map[string]func(*Options, string) error{
 	"infra-passphrase-file": text(func(o *Options) *string { return &o.InfraPassphraseFile }),
 	"data-passphrase-fd":    descriptor("data-passphrase-fd", func(o *Options) *string { return &o.DataPassphraseFile }),
 	"infra-passphrase-fd":   descriptor("infra-passphrase-fd", func(o *Options) *string { return &o.InfraPassphraseFile }),
-	"cluster":               text(func(o *Options) *string { return &o.Cluster }),
-	"group":                 text(func(o *Options) *string { return &o.Group }),
-	"log":                   text(func(o *Options) *string { return &o.Log }),
-	"fsname":                text(func(o *Options) *string { return &o.FSName }),
-	"subtype":               text(func(o *Options) *string { return &o.Subtype }),
-	"layers":                setLayers,
-	"journal":               text(func(o *Options) *string { return &o.Journal }),
-	"journal-size":          setJournalSize,
-	"comment":               func(*Options, string) error { return nil },
-	"user":                  func(o *Options, _ string) error { return byUser(o) }, // mtab's user=NAME
+
+	"data-passphrase-program":     from(ByProgram, func(o *Options) *string { return &o.DataPassphraseFile }),
+	"infra-passphrase-program":    from(ByProgram, func(o *Options) *string { return &o.InfraPassphraseFile }),
+	"data-passphrase-credential":  from(ByCredential, func(o *Options) *string { return &o.DataPassphraseFile }),
+	"infra-passphrase-credential": from(ByCredential, func(o *Options) *string { return &o.InfraPassphraseFile }),
+
+	"cluster":      text(func(o *Options) *string { return &o.Cluster }),
+	"group":        text(func(o *Options) *string { return &o.Group }),
+	"log":          text(func(o *Options) *string { return &o.Log }),
+	"fsname":       text(func(o *Options) *string { return &o.FSName }),
+	"subtype":      text(func(o *Options) *string { return &o.Subtype }),
+	"layers":       setLayers,
+	"journal":      text(func(o *Options) *string { return &o.Journal }),
+	"journal-size": setJournalSize,
+	"comment":      func(*Options, string) error { return nil },
+	"user":         func(o *Options, _ string) error { return byUser(o) }, // mtab's user=NAME
 }
+
+// Where a passphrase comes from, if not from a file: the beginnings of
+// [Options.DataPassphraseFile].
+const (
+	ByDescriptor = "fd:"
+	ByProgram    = "program:"
+	ByCredential = "credential:"
+)
+
+// kernels are options that the kernel shows of a FUSE mount. mount(8) passes
+// them on when it remounts what has no line in fstab.
+var kernels = []string{"user_id", "group_id", "rootmode", "fd", "max_read", "blksize"}
 
 // Names returns the names of all options in order, without x-*.
 func Names() []string {
@@ -87,6 +105,13 @@ func Names() []string {
 	}
 	slices.Sort(names)
 	return slices.Compact(names)
+}
+
+// TakesValue reports whether the option has a value. group, which is two
+// options, may have one.
+func TakesValue(name string) bool {
+	_, ok := values[name]
+	return ok && name != "user"
 }
 
 func set(f func(*Options)) func(*Options) error {
@@ -109,7 +134,15 @@ func descriptor(name string, field func(*Options) *string) func(*Options, string
 		if !isNumber(v) {
 			return &OptionError{Option: name, Reason: "it is the number of an open file descriptor", Err: ErrValue}
 		}
-		*field(o) = "fd:" + v
+		*field(o) = ByDescriptor + v
+		return nil
+	}
+}
+
+// from stores a value behind the word for where it leads.
+func from(scheme string, field func(*Options) *string) func(*Options, string) error {
+	return func(o *Options, v string) error {
+		*field(o) = scheme + v
 		return nil
 	}
 }
@@ -140,8 +173,4 @@ func byUser(o *Options) error {
 func bySome(o *Options) error {
 	o.Suid, o.Dev = false, false
 	return nil
-}
-
-func remount(*Options) error {
-	return &OptionError{Option: "remount", Reason: "unmount it, and mount it again", Err: ErrRemount}
 }

@@ -94,7 +94,11 @@ func (f *File) Seal(body, entry, plain []byte, index uint64) error {
 	if f.v.wiped.Load() {
 		return ErrWiped
 	}
-	k, err := f.sealKey()
+	keys, err := f.atHand()
+	if err != nil {
+		return err
+	}
+	k, err := f.sealKey(keys)
 	if err != nil {
 		return err
 	}
@@ -102,12 +106,12 @@ func (f *File) Seal(body, entry, plain []byte, index uint64) error {
 	defer f.v.blocks.Put(s)
 	aad1, aad2 := f.bind(s, n, index)
 	copy(s.nonce[:], k.salt[:])
-	if f.outer != nil {
+	if keys.outer != nil {
 		if err := s.drawR(f.v.rand); err != nil {
 			return err
 		}
 	}
-	out, err := s.seal(k.aead, f.outer, &f.k2n, plain, aad1, aad2)
+	out, err := s.seal(k.aead, keys.outer, &keys.k2n, plain, aad1, aad2)
 	if err != nil {
 		return err
 	}
@@ -131,6 +135,10 @@ func (f *File) Open(plain, body, entry []byte, index uint64) error {
 	if binary.BigEndian.Uint32(entry[entryEpoch:]) != f.epoch {
 		return ErrEpoch
 	}
+	keys, err := f.atHand()
+	if err != nil {
+		return err
+	}
 	s := f.v.blocks.Get().(*scratch)
 	defer f.v.blocks.Put(s)
 	aad1, aad2 := f.bind(s, n, index)
@@ -138,11 +146,11 @@ func (f *File) Open(plain, body, entry []byte, index uint64) error {
 	sealed := append(s.buf[:0], entry[entryN1:entryT1]...)
 	sealed = append(sealed, body...)
 	sealed = append(sealed, entry[entryT1:]...)
-	inner, err := s.openOuter(f.outer, sealed, aad2)
+	inner, err := s.openOuter(keys.outer, sealed, aad2)
 	if err != nil {
 		return err
 	}
-	k, err := f.openKey(salt(entry[entrySalt:entryNonce]))
+	k, err := f.openKey(keys, salt(entry[entrySalt:entryNonce]))
 	if err != nil {
 		return err
 	}

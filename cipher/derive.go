@@ -26,6 +26,7 @@ const (
 	labelBlobKey    = "plyfs/1/blob-blk"
 	labelDirID      = "plyfs/1/dir-id"
 	labelAuth       = "plyfs/1/auth"
+	labelCheck      = "plyfs/1/check"
 )
 
 // Types of sealed structures, the first byte of every AAD and MAC input.

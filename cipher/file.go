@@ -16,27 +16,73 @@ type File struct {
 	id    FileID
 	epoch uint32
 
-	k1    [keySize]byte // layer 1, parent of the subkeys
-	outer gocipher.AEAD // layer 2, nil in a single-layer volume
-	k2n   [keySize]byte // hides T1 in n2
-	macs  *macs
+	salt [32]byte
 
-	aad     [2]blockAAD // with length and index still zero
-	sealing atomic.Pointer[subkey]
-	renew   sync.Mutex // held while sealing is replaced
+	aad   [2]blockAAD // with length and index still zero
+	keys  atomic.Pointer[fileKeys]
+	renew sync.Mutex // held while keys or the sealing subkey are replaced
 }
 
-// newFile derives the keys of a file.
+// fileKeys are the keys of a file, derived from the volume's.
+type fileKeys struct {
+	k1      [keySize]byte // layer 1, parent of the subkeys
+	outer   gocipher.AEAD // layer 2, nil in a single-layer volume
+	k2n     [keySize]byte // hides T1 in n2
+	macs    *macs
+	sealing atomic.Pointer[subkey]
+}
+
+// newFile returns the File of a header, with its keys.
 func (v *Volume) newFile(h StaticHeader) (*File, error) {
-	f := &File{v: v, id: h.FileID, epoch: h.Epoch}
+	f := &File{v: v, id: h.FileID, epoch: h.Epoch, salt: h.Salt}
+	for i := range f.aad {
+		f.aad[i].init(v.ctx[i], v.layout.shift, f.epoch, f.id)
+	}
+	if _, err := f.atHand(); err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+// atHand returns the file's keys, derived anew if they were wiped and the
+// volume's are there again.
+func (f *File) atHand() (*fileKeys, error) {
+	if k := f.keys.Load(); k != nil {
+		return k, nil
+	}
+	f.renew.Lock()
+	defer f.renew.Unlock()
+	if k := f.keys.Load(); k != nil {
+		return k, nil
+	}
+	k, err := f.v.deriveFile(f.salt, f.id)
+	if err != nil {
+		return nil, err
+	}
+	f.keys.Store(k)
+	return k, nil
+}
+
+// must is atHand for what seals without an error to return. Sealing while the
+// keys are wiped would leave bytes that never verify.
+func (f *File) must() *fileKeys {
+	k, err := f.atHand()
+	if err != nil {
+		panic("cipher: seal: " + err.Error())
+	}
+	return k
+}
+
+func (v *Volume) deriveFile(salt [32]byte, id FileID) (*fileKeys, error) {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
 	if v.keys == nil {
 		return nil, ErrWiped
 	}
-	info := [][]byte{h.Salt[:], h.FileID[:]}
+	k := new(fileKeys)
+	info := [][]byte{salt[:], id[:]}
 	var macKeys [2][32]byte
-	f.k1 = v.derive(LayerData, labelFile, info...)
+	k.k1 = v.derive(LayerData, labelFile, info...)
 	macKeys[0] = v.derive(LayerData, labelFileMAC, info...)
 	if v.double() {
 		k2 := v.derive(LayerInfra, labelFile, info...)
@@ -45,15 +91,25 @@ func (v *Volume) newFile(h StaticHeader) (*File, error) {
 		if err != nil {
 			return nil, fmt.Errorf("layer 2: %w", err)
 		}
-		f.outer = outer
-		f.k2n = v.derive(LayerInfra, labelFileNonce, info...)
+		k.outer = outer
+		k.k2n = v.derive(LayerInfra, labelFileNonce, info...)
 		macKeys[1] = v.derive(LayerInfra, labelFileMAC, info...)
 	}
-	f.macs = newMACs(v, macSize, macKeys)
-	for i := range f.aad {
-		f.aad[i].init(v.ctx[i], v.layout.shift, f.epoch, f.id)
+	k.macs = newMACs(v, macSize, macKeys)
+	clear(macKeys[0][:])
+	clear(macKeys[1][:])
+	return k, nil
+}
+
+// Wipe drops the file's keys. It follows the Wipe of the Volume, with no call
+// of the File under way; once the Volume's keys are restored the File goes on.
+func (f *File) Wipe() {
+	f.renew.Lock()
+	defer f.renew.Unlock()
+	if k := f.keys.Swap(nil); k != nil {
+		clear(k.k1[:])
+		clear(k.k2n[:])
 	}
-	return f, nil
 }
 
 // NewFile returns a header with a random ID and salt for a new file, and the

@@ -83,7 +83,7 @@ func (v *Volume) SealStatic(dst []byte, h StaticHeader, f *File) {
 	copy(dst[staticVolume:], v.params.VolumeID[:])
 	copy(dst[staticFile:], h.FileID[:])
 	copy(dst[staticSalt:], h.Salt[:])
-	f.macs.seal(dst[headerMAC:], typeStatic, f.id, 0, dst[:headerMAC])
+	f.must().macs.seal(dst[headerMAC:], typeStatic, f.id, 0, dst[:headerMAC])
 }
 
 // OpenStatic verifies a static header, SectorSize bytes, and returns it with the
@@ -110,7 +110,11 @@ func (v *Volume) OpenStatic(src []byte) (StaticHeader, *File, error) {
 	if err != nil {
 		return StaticHeader{}, nil, err
 	}
-	if !f.macs.verify(src[headerMAC:], typeStatic, f.id, 0, src[:headerMAC]) || !isZero(src[9:staticEpoch]) || !isZero(src[staticReserved:headerMAC]) {
+	k, err := f.atHand()
+	if err != nil {
+		return StaticHeader{}, nil, err
+	}
+	if !k.macs.verify(src[headerMAC:], typeStatic, f.id, 0, src[:headerMAC]) || !isZero(src[9:staticEpoch]) || !isZero(src[staticReserved:headerMAC]) {
 		return StaticHeader{}, nil, fmt.Errorf("static header: %w", ErrAuth)
 	}
 	return h, f, nil
@@ -129,7 +133,7 @@ func (v *Volume) SealStaticCopy(dst []byte, h StaticHeader, f *File) {
 	binary.BigEndian.PutUint32(dst[copyEpoch:], h.Epoch)
 	copy(dst[copyFile:], h.FileID[:])
 	copy(dst[copySalt:], h.Salt[:])
-	f.macs.seal(dst[copyMAC:], typeCopy, f.id, 0, dst[:copyMAC])
+	f.must().macs.seal(dst[copyMAC:], typeCopy, f.id, 0, dst[:copyMAC])
 }
 
 // OpenStaticCopy verifies the copy of a static header, StaticCopySize bytes, for
@@ -166,7 +170,11 @@ func (v *Volume) openStaticCopy(src []byte) (h StaticHeader, f *File, err error)
 	if f, err = v.newFile(h); err != nil {
 		return h, nil, err
 	}
-	if !f.macs.verify(src[copyMAC:], typeCopy, f.id, 0, src[:copyMAC]) || !isZero(src[copyShift+1:copyEpoch]) ||
+	k, err := f.atHand()
+	if err != nil {
+		return h, nil, err
+	}
+	if !k.macs.verify(src[copyMAC:], typeCopy, f.id, 0, src[:copyMAC]) || !isZero(src[copyShift+1:copyEpoch]) ||
 		!isZero(src[copyEpoch+4:copyFile]) || !isZero(src[copyReserved:copyMAC]) {
 		return h, nil, ErrAuth
 	}
@@ -193,7 +201,7 @@ func (f *File) SealHeader(dst []byte, h Header) {
 	for i, e := range epochs {
 		binary.BigEndian.PutUint32(dst[headerEpochs+4*i:], e)
 	}
-	f.macs.seal(dst[headerMAC:], typeHeader, f.id, 0, dst[:headerMAC])
+	f.must().macs.seal(dst[headerMAC:], typeHeader, f.id, 0, dst[:headerMAC])
 }
 
 // OpenHeader verifies sector 1 of the file's header, SectorSize bytes. Errors:
@@ -203,7 +211,11 @@ func (f *File) OpenHeader(src []byte) (Header, error) {
 	if err != nil {
 		return Header{}, err
 	}
-	if !f.macs.verify(src[headerMAC:], typeHeader, f.id, 0, src[:headerMAC]) || !isZero(src[headerCount+1:headerSize]) ||
+	k, err := f.atHand()
+	if err != nil {
+		return Header{}, err
+	}
+	if !k.macs.verify(src[headerMAC:], typeHeader, f.id, 0, src[:headerMAC]) || !isZero(src[headerCount+1:headerSize]) ||
 		!isZero(src[headerEpochs+4*len(h.Epochs):headerMAC]) || h.Size < 0 || h.Size > f.v.layout.MaxSize() || h.Last > f.v.layout.LastGroup(h.Size) {
 		return Header{}, fmt.Errorf("header: %w", ErrAuth)
 	}

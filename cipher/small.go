@@ -42,6 +42,17 @@ func (v *Volume) newSmallKeys() (*smallKeys, error) {
 	return k, nil
 }
 
+// wipe overwrites the keys. Nobody uses k any more.
+func (k *smallKeys) wipe() {
+	for _, key := range []*[keySize]byte{&k.nameStream[0], &k.nameStream[1], &k.blob1, &k.blob2n} {
+		clear(key[:])
+	}
+	for _, p := range []*macPool{k.nameMACs, k.xattrMACs, k.dirMACs} {
+		clear(p.keys[0][:])
+		clear(p.keys[1][:])
+	}
+}
+
 // deriveBoth returns the keys of both layers for a label; that of layer 2 is
 // zero in a single-layer volume. The caller is as derive wants it.
 func (v *Volume) deriveBoth(label string, info ...[]byte) (keys [2][keySize]byte) {
@@ -53,12 +64,14 @@ func (v *Volume) deriveBoth(label string, info ...[]byte) (keys [2][keySize]byte
 
 // macPool hands out macs of one pair of keys, so that callers need not wait for
 // each other.
-type macPool struct{ pool sync.Pool }
+type macPool struct {
+	pool sync.Pool
+	keys [2][keySize]byte
+}
 
 func (v *Volume) newMACPool(size int, label string) *macPool {
-	keys := v.deriveBoth(label)
-	p := new(macPool)
-	p.pool.New = func() any { return newMACs(v, size, keys) }
+	p := &macPool{keys: v.deriveBoth(label)}
+	p.pool.New = func() any { return newMACs(v, size, p.keys) }
 	return p
 }
 

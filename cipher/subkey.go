@@ -66,8 +66,8 @@ func (c *subkeyCache) clear() {
 }
 
 // newSubkey derives the subkey of a salt.
-func (f *File) newSubkey(s salt) (*subkey, error) {
-	key := Derive(LayerData, &f.k1, labelBlock, s[:])
+func (f *File) newSubkey(keys *fileKeys, s salt) (*subkey, error) {
+	key := Derive(LayerData, &keys.k1, labelBlock, s[:])
 	aead, err := f.v.plies[0].aead(key[:])
 	clear(key[:])
 	if err != nil {
@@ -77,14 +77,14 @@ func (f *File) newSubkey(s salt) (*subkey, error) {
 }
 
 // openKey returns the subkey of a salt found on disk.
-func (f *File) openKey(s salt) (*subkey, error) {
-	if k := f.sealing.Load(); k != nil && k.salt == s {
+func (f *File) openKey(keys *fileKeys, s salt) (*subkey, error) {
+	if k := keys.sealing.Load(); k != nil && k.salt == s {
 		return k, nil
 	}
 	if k := f.v.cache.get(f, s); k != nil {
 		return k, nil
 	}
-	k, err := f.newSubkey(s)
+	k, err := f.newSubkey(keys, s)
 	if err != nil {
 		return nil, err
 	}
@@ -94,25 +94,25 @@ func (f *File) openKey(s salt) (*subkey, error) {
 
 // sealKey returns the subkey to seal one block with: a fresh one for the
 // first block of this File and after each blocksPerSalt blocks.
-func (f *File) sealKey() (*subkey, error) {
-	if k := f.sealing.Load(); k.take() {
+func (f *File) sealKey(keys *fileKeys) (*subkey, error) {
+	if k := keys.sealing.Load(); k.take() {
 		return k, nil
 	}
 	f.renew.Lock()
 	defer f.renew.Unlock()
-	if k := f.sealing.Load(); k.take() {
+	if k := keys.sealing.Load(); k.take() {
 		return k, nil
 	}
 	var s salt
 	if err := f.v.rand.read(s[:]); err != nil {
 		return nil, err
 	}
-	k, err := f.newSubkey(s)
+	k, err := f.newSubkey(keys, s)
 	if err != nil {
 		return nil, err
 	}
 	k.used.Store(1)
-	if old := f.sealing.Swap(k); old != nil {
+	if old := keys.sealing.Swap(k); old != nil {
 		f.v.cache.put(old) // its blocks are likely to be read
 	}
 	return k, nil

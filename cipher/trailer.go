@@ -60,7 +60,7 @@ func (f *File) SealTrailer(tagBlock []byte, group uint64, t Trailer) {
 	binary.BigEndian.PutUint64(b[trailerPresent:], t.Present)
 	binary.BigEndian.PutUint64(b[trailerGap:], t.Gap)
 	binary.BigEndian.PutUint64(b[trailerLSN:], t.LSN)
-	f.macs.seal(b[trailerMAC:], typeTrailer, f.id, group, b[:trailerMAC])
+	f.must().macs.seal(b[trailerMAC:], typeTrailer, f.id, group, b[:trailerMAC])
 }
 
 // OpenTrailer verifies the trailer of a group's tag block. The entries are not
@@ -75,7 +75,11 @@ func (f *File) OpenTrailer(tagBlock []byte, group uint64) (Trailer, error) {
 		return Trailer{}, fmt.Errorf("trailer of group %d: epoch %d: %w", group, t.Epoch, ErrEpoch)
 	}
 	b := tagBlock[TagBlockSize-TrailerSize:]
-	if !f.macs.verify(b[trailerMAC:], typeTrailer, f.id, group, b[:trailerMAC]) || t.Present&^presentMask(group) != 0 || t.Gap > maxGap(group) {
+	k, err := f.atHand()
+	if err != nil {
+		return Trailer{}, err
+	}
+	if !k.macs.verify(b[trailerMAC:], typeTrailer, f.id, group, b[:trailerMAC]) || t.Present&^presentMask(group) != 0 || t.Gap > maxGap(group) {
 		return Trailer{}, fmt.Errorf("trailer of group %d: %w", group, ErrAuth)
 	}
 	return t, nil

@@ -34,6 +34,8 @@ var (
 	ErrForeign = errors.New("belongs to another volume")
 	// ErrTooLong reports that a value is longer than the format can hold.
 	ErrTooLong = errors.New("too long")
+	// ErrOtherKeys reports keys that are not those that the volume had.
+	ErrOtherKeys = errors.New("not the keys of this volume")
 	// ErrWiped reports that the volume's keys were dropped.
 	ErrWiped = errors.New("volume keys were wiped")
 )
@@ -94,9 +96,12 @@ type Volume struct {
 	cache  subkeyCache
 	blocks sync.Pool // *scratch
 
-	mu    sync.RWMutex // held for writing by Wipe, for reading while keys are used
-	keys  *Keys        // nil once wiped
-	small *smallKeys   // nil once wiped
+	check [2][keySize]byte // derived from the keys, to know them again
+
+	mu    sync.RWMutex // held for writing by Wipe and Restore, for reading while keys are used
+	keys  *Keys        // nil while wiped
+	small *smallKeys   // nil while wiped
+	auths []*Authenticator
 	wiped atomic.Bool
 }
 
@@ -131,6 +136,7 @@ func newVolume(p Params, epoch uint32, k Keys, rand io.Reader, pl plies) (*Volum
 	if v.small, err = v.newSmallKeys(); err != nil {
 		return nil, err
 	}
+	v.check = v.deriveBoth(labelCheck)
 	return v, nil
 }
 
@@ -148,9 +154,10 @@ func (v *Volume) Layout() Layout { return v.layout }
 
 // Wipe drops the volume's keys. From then on methods of the Volume and the
 // block methods of its Files fail with ErrWiped; SealName and XattrName, which
-// return no error, give "", SealDirID gives nil. Calls under way complete. Keys
-// that were derived for Files and for the standard library's ciphers cannot be
-// overwritten; they go with the Files.
+// return no error, give "", SealDirID gives nil. Calls under way complete, but
+// none of an Authenticator may be. Keys that were derived for Files go with
+// File.Wipe. What the ciphers of the standard library and of x/crypto expanded
+// cannot be overwritten; it goes with the garbage.
 func (v *Volume) Wipe() {
 	v.wiped.Store(true)
 	v.mu.Lock()
@@ -159,8 +166,44 @@ func (v *Volume) Wipe() {
 		*v.keys = Keys{}
 		v.keys = nil
 	}
-	v.small = nil
+	if v.small != nil {
+		v.small.wipe()
+		v.small = nil
+	}
+	for _, a := range v.auths {
+		a.macs = nil
+	}
 	v.cache.clear()
+}
+
+// Restore undoes Wipe: the Volume, its Files and Authenticators go on. The keys
+// must be those that the Volume was made with, else it returns ErrOtherKeys. It
+// copies them.
+func (v *Volume) Restore(k Keys) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.keys != nil {
+		return nil
+	}
+	v.keys = &k
+	check := v.deriveBoth(labelCheck)
+	same := v.plies[0].equal(check[0][:], v.check[0][:]) && (!v.double() || v.plies[1].equal(check[1][:], v.check[1][:]))
+	var err error
+	if !same || !v.double() && k.Infra != [32]byte{} {
+		err = ErrOtherKeys
+	} else {
+		v.small, err = v.newSmallKeys()
+	}
+	if err != nil {
+		k = Keys{}
+		v.keys = nil
+		return err
+	}
+	for _, a := range v.auths {
+		a.derive()
+	}
+	v.wiped.Store(false)
+	return nil
 }
 
 // double reports whether the volume has layer 2.

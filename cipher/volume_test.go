@@ -350,6 +350,56 @@ func TestWipe(t *testing.T) {
 	}
 }
 
+// A volume whose keys were dropped goes on with them, and with no others.
+func TestRestore(t *testing.T) {
+	for _, suite := range []cipher.Suite{cipher.SuiteDouble, cipher.SuiteSingle} {
+		t.Run(suite.String(), func(t *testing.T) {
+			w := newWorld(t, newTestVolume(t, suite, 4096))
+			_, keys := testParams(suite, 4096)
+			b := sealBlock(t, w.f, []byte("x"), 0)
+			tag := make([]byte, cipher.TagBlockSize)
+			w.f.SealTrailer(tag, 1, cipher.Trailer{Present: 1})
+			name := w.v.SealName(thingDir, "a")
+			auth, sum := w.v.Authenticator(thingLabel), make([]byte, cipher.AuthTagSize)
+			auth.Sum(sum, []byte("part"))
+			w.v.Wipe()
+			w.f.Wipe()
+			if auth.Verify(sum, []byte("part")) {
+				t.Error("an authenticator verifies without keys")
+			}
+			if _, err := w.f.OpenTrailer(tag, 1); !errors.Is(err, cipher.ErrWiped) {
+				t.Errorf("trailer without keys: %v, want %v", err, cipher.ErrWiped)
+			}
+			others := []cipher.Keys{{}, {Data: keys.Infra, Infra: keys.Data}, {Data: keys.Data, Infra: [32]byte{9}}, {Data: [32]byte{9}, Infra: keys.Infra}}
+			for i, k := range others {
+				if err := w.v.Restore(k); !errors.Is(err, cipher.ErrOtherKeys) {
+					t.Errorf("other keys %d: %v, want %v", i, err, cipher.ErrOtherKeys)
+				}
+				if _, err := openBlock(w.f, b, 0); !errors.Is(err, cipher.ErrWiped) {
+					t.Errorf("block after other keys %d: %v, want %v", i, err, cipher.ErrWiped)
+				}
+			}
+			for range 2 {
+				if err := w.v.Restore(keys); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got, err := openBlock(w.f, b, 0); err != nil || string(got) != "x" {
+				t.Errorf("block: %q, %v", got, err)
+			}
+			if _, err := w.f.OpenTrailer(tag, 1); err != nil {
+				t.Errorf("trailer: %v", err)
+			}
+			if got, err := w.v.OpenName(thingDir, name); err != nil || got != "a" {
+				t.Errorf("name: %q, %v", got, err)
+			}
+			if !auth.Verify(sum, []byte("part")) {
+				t.Error("what an authenticator made does not verify")
+			}
+		})
+	}
+}
+
 // Under the race detector this shows that all of it may run at once.
 func TestConcurrentUse(t *testing.T) {
 	v := newTestVolume(t, cipher.SuiteDouble, 4096)

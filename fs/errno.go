@@ -24,7 +24,7 @@ func status(err error) fuse.Status {
 	if err == nil {
 		return fuse.OK
 	}
-	if errors.Is(err, cipher.ErrWiped) {
+	if errors.Is(err, cipher.ErrWiped) || errors.Is(err, volume.ErrInaccessible) {
 		return fuse.Status(unix.ENOKEY)
 	}
 	for _, d := range damage {

@@ -39,6 +39,7 @@ func TestStatus(t *testing.T) {
 		{"a damaged file", wrap(blockfile.ErrCorrupt), fuse.EIO},
 		{"a damaged volume", wrap(volume.ErrDamaged), fuse.EIO},
 		{"damage that wraps an errno too", errors.Join(unix.ENOENT, volume.ErrDamaged), fuse.EIO},
+		{"an inaccessible volume", wrap(volume.ErrInaccessible), fuse.Status(unix.ENOKEY)},
 		{"dropped keys", cipher.ErrWiped, fuse.Status(unix.ENOKEY)},
 		{"a value too long to seal", cipher.ErrTooLong, fuse.Status(unix.E2BIG)},
 		{"anything else", errors.New("?"), fuse.EIO},

@@ -115,8 +115,10 @@ func (a *adapter) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint3
 	if err != nil {
 		return 0, status(err)
 	}
-	n, err := f.WriteAt(data, int64(in.Offset), writer(&in.InHeader, in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0))
-	direct := f.direct && in.WriteFlags&fuse.WRITE_CACHE == 0
+	by := writer(&in.InHeader, in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0)
+	by.Writeback = in.WriteFlags&fuse.WRITE_CACHE != 0
+	n, err := f.WriteAt(data, int64(in.Offset), by)
+	direct := f.direct && !by.Writeback
 	if n > 0 && direct && f.Mixed() {
 		a.outdate(f.Node(), int64(in.Offset), int64(n))
 	}

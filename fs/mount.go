@@ -50,10 +50,11 @@ const (
 
 // Server is a mounted volume.
 type Server struct {
-	fuse   *fuse.Server
-	served chan struct{} // closed when the mount has ended
-	closed chan struct{} // closed when the volume is
-	err    error         // of closing the volume; set before closed is closed
+	fuse    *fuse.Server
+	adapter *adapter
+	served  chan struct{} // closed when the mount has ended
+	closed  chan struct{} // closed when the volume is
+	err     error         // of closing the volume; set before closed is closed
 }
 
 // Mount mounts v at mountpoint and serves it. When it returns without error
@@ -67,7 +68,12 @@ func Mount(mountpoint string, v *volume.Volume, o Options) (*Server, error) {
 	if v.ReadOnly() && !o.ReadOnly {
 		return nil, errors.New("a volume opened read-only cannot be mounted read-write")
 	}
-	return mount(mountpoint, newAdapter(v, logger), o, logger)
+	a := newAdapter(v, logger)
+	s, err := mount(mountpoint, a, o, logger)
+	if err == nil {
+		s.adapter = a
+	}
+	return s, err
 }
 
 // mount is Mount of what answers for v.

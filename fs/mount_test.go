@@ -3,11 +3,13 @@ package fs
 import (
 	"bufio"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -65,14 +67,34 @@ func serve(back, dir, blockSize, mode string) error {
 		return err
 	}
 	fmt.Println("serving")
+	go obey(server)
 	return server.Wait()
 }
+
+// obey does what standard input says, a line each, and answers with a line.
+func obey(server *Server) {
+	in := bufio.NewScanner(os.Stdin)
+	for in.Scan() {
+		var err error
+		switch in.Text() {
+		case "suspend":
+			err = server.Suspend()
+		case "resume":
+			err = server.Resume(testKeys)
+		case "resume otherwise":
+			err = server.Resume(cipher.Keys{Data: [32]byte{3}, Infra: [32]byte{4}})
+		}
+		fmt.Println(err)
+	}
+}
+
+var testKeys = cipher.Keys{Data: [32]byte{1}, Infra: [32]byte{2}}
 
 func testCipher(blockSize int) (*cipher.Volume, error) {
 	return cipher.NewVolume(cipher.Params{
 		Format: cipher.FormatVersion, Suite: cipher.SuiteDouble, Layers: 2,
 		BlockSize: uint32(blockSize), VolumeID: cipher.VolumeID{1},
-	}, 1, cipher.Keys{Data: [32]byte{1}, Infra: [32]byte{2}}, nil)
+	}, 1, testKeys, nil)
 }
 
 // testMount is a volume that a test mounts, perhaps several times.
@@ -83,6 +105,8 @@ type testMount struct {
 	dir       string // mount point
 	mode      string // "rw" or "ro"
 	server    *exec.Cmd
+	in        io.Writer     // of the server
+	out       *bufio.Reader // of the server
 }
 
 // newMount formats a volume with the block size and mounts it until the test
@@ -123,6 +147,11 @@ func (m *testMount) mount() {
 	cmd := exec.Command(os.Args[0], m.dir, strconv.Itoa(m.blockSize), m.mode)
 	cmd.Env = append(os.Environ(), serveVar+"="+m.back)
 	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.in = in
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		m.t.Fatal(err)
@@ -131,9 +160,22 @@ func (m *testMount) mount() {
 		m.t.Fatal(err)
 	}
 	m.server = cmd
-	if line, _ := bufio.NewReader(out).ReadString('\n'); line != "serving\n" {
+	m.out = bufio.NewReader(out)
+	if line, _ := m.out.ReadString('\n'); line != "serving\n" {
 		m.t.Fatal("the server did not start")
 	}
+}
+
+// tell has the server do something and returns what it answers, "<nil>" for no
+// error.
+func (m *testMount) tell(what string) string {
+	m.t.Helper()
+	fmt.Fprintln(m.in, what)
+	line, err := m.out.ReadString('\n')
+	if err != nil {
+		m.t.Fatalf("%s: %v", what, err)
+	}
+	return strings.TrimSuffix(line, "\n")
 }
 
 // wait waits for the server to have closed the volume. One that does not end

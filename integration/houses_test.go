@@ -53,6 +53,8 @@ func TestDependencies(t *testing.T) {
 		uses []string
 	}{
 		{"cipher", nil},
+		{"keystore/provider/protocol", nil},
+		{"keystore/provider", []string{"keystore"}},
 		{"keystore", []string{"cipher"}},
 		{"fs/backing", []string{"fs/backing"}},
 		{"fs/journal", []string{"cipher", "fs/backing"}},

@@ -24,7 +24,7 @@ type Config struct {
 // ParseConfig parses the content of a plyfs.json without any key: ErrTruncated, ErrTampered, ErrVersion. It keeps no
 // reference to b.
 func ParseConfig(b []byte) (*Config, error) {
-	f, err := parseVolumeFile(configName, b)
+	f, err := parseVolumeFile(ConfigName, b)
 	if err != nil {
 		return nil, err
 	}

@@ -5,35 +5,39 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
+	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
-// The two copies of a volume's config, in the root of the ciphertext directory. Everything this package makes there
-// has a name that starts with configName.
+// ConfigName is the name of a volume's config in the root of its ciphertext directory. The second copy, the lock and
+// temporary files have names that start with the config's.
 const (
-	configName = "plyfs.json"
-	backupName = "plyfs.json.bak"
+	ConfigName   = "plyfs.json"
+	backupSuffix = ".bak"
 )
 
-// ReadConfig reads and parses plyfs.json and plyfs.json.bak of a ciphertext directory. One good file is enough;
-// Warnings tells of the other. Errors: ErrMissing when there is neither, ErrTampered when they describe different
-// volumes, else what is wrong with plyfs.json.
-func ReadConfig(dir string) (*Config, error) {
-	d, err := openFolder(dir)
+// ReadConfig reads and parses a volume's config, plyfs.json of a ciphertext directory or the file that init was told to
+// make elsewhere, and its second copy beside it. One good file is enough; Warnings tells of the other. Errors:
+// ErrMissing when there is neither, ErrTampered when they describe different volumes, else what is wrong with the first.
+func ReadConfig(path string) (*Config, error) {
+	d, err := openFolder(filepath.Dir(path))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, &fault{what: "ciphertext directory " + dir, kind: ErrMissing, cause: fs.ErrNotExist}
+		return nil, &fault{what: "directory " + filepath.Dir(path), kind: ErrMissing, cause: fs.ErrNotExist}
 	}
 	if err != nil {
 		return nil, err
 	}
 	defer d.close()
-	return readConfig(d)
+	return readConfig(d, filepath.Base(path))
 }
 
-func readConfig(d *folder) (*Config, error) {
-	main, mainErr := readVolumeFile(d, configName)
-	backup, backupErr := readVolumeFile(d, backupName)
+func readConfig(d *folder, name string) (*Config, error) {
+	main, mainErr := readVolumeFile(d, name)
+	backup, backupErr := readVolumeFile(d, name+backupSuffix)
 	switch {
 	case mainErr != nil && backupErr != nil:
 		if errors.Is(mainErr, ErrMissing) && !errors.Is(backupErr, ErrMissing) {
@@ -45,7 +49,7 @@ func readConfig(d *folder) (*Config, error) {
 	case backupErr != nil:
 		return &Config{files: []*volumeFile{main}, warnings: []string{fmt.Sprintf("%v; %s is good.", backupErr, main.name)}}, nil
 	case !bytes.Equal(main.descriptor, backup.descriptor):
-		return nil, &fault{what: d.path + ": " + configName + " and " + backupName + " describe different volumes", kind: ErrTampered,
+		return nil, &fault{what: d.path + ": " + name + " and " + name + backupSuffix + " describe different volumes", kind: ErrTampered,
 			hint: "One of the two was put there by mistake or malice: move the one that is not this volume's away."}
 	}
 	if bytes.Equal(main.raw, backup.raw) {
@@ -64,7 +68,7 @@ func readVolumeFile(d *folder, name string) (*volumeFile, error) {
 	b, err := d.read(name, configMaxSize)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, &fault{what: path, kind: ErrMissing, cause: fs.ErrNotExist,
-			hint: "Check that this is a volume's ciphertext directory (plyfs init makes one), or restore plyfs.json from a backup."}
+			hint: "Check that this is a volume's ciphertext directory (plyfs init makes one), or restore plyfs.json from a backup. One that was kept elsewhere is named by config=FILE."}
 	}
 	if err != nil {
 		return nil, err
@@ -87,56 +91,100 @@ func (f *volumeFile) generations() uint64 {
 	return sum
 }
 
-// WriteConfig makes the config of a ciphertext directory, or replaces an older one of the same volume; both copies
-// are durable when it returns, and after a crash in between one of them is whole. Errors: ErrExists when another
-// volume's config is there, ErrStale when that of this volume is newer, or as new and different; ErrBusy. Writing what
-// is there already is allowed, and repairs the other copy.
-func WriteConfig(dir string, b []byte) error {
-	return writeConfig(dir, b, lockTimeout)
-}
+// WriteConfig makes a volume's config at a path, or replaces an older one of the same volume; both copies are durable
+// when it returns, and after a crash in between one of them is whole. Errors: ErrExists when another volume's config is
+// there, ErrStale when that of this volume is newer, or as new and different; ErrBusy. Writing what is there already is
+// allowed, and repairs the other copy.
+func WriteConfig(path string, b []byte) error { return writeConfig(path, b, false, lockTimeout) }
 
-func writeConfig(dir string, b []byte, timeout time.Duration) error {
-	f, err := parseVolumeFile(configName, b)
+// EraseConfig is WriteConfig, and overwrites the files that are replaced, and what changes that crashed may have left
+// beside them, with zeros. It reaches no copy, no snapshot, and nothing that flash or a copying filesystem keeps.
+func EraseConfig(path string, b []byte) error { return writeConfig(path, b, true, lockTimeout) }
+
+func writeConfig(path string, b []byte, erase bool, timeout time.Duration) error {
+	f, err := parseVolumeFile(filepath.Base(path), b)
 	if err != nil {
 		return err
 	}
-	d, err := openFolder(dir)
+	d, err := openFolder(filepath.Dir(path))
 	if err != nil {
 		return err
 	}
 	defer d.close()
-	for _, name := range []string{configName, backupName} {
+	name := filepath.Base(path)
+	for _, name := range []string{name, name + backupSuffix} {
 		there, err := d.exists(name)
 		if err != nil {
 			return err
 		}
 		if there {
-			return replaceConfig(d, f, timeout)
+			return replaceConfig(d, filepath.Base(path), f, erase, timeout)
 		}
 	}
-	if err := d.create(backupName, b); err != nil {
+	if err := d.create(name+backupSuffix, b); err != nil {
 		return err
 	}
-	return d.create(configName, b)
+	return d.create(name, b)
 }
 
-func replaceConfig(d *folder, f *volumeFile, timeout time.Duration) error {
-	unlock, err := d.lock(configName, timeout)
+func replaceConfig(d *folder, name string, f *volumeFile, erase bool, timeout time.Duration) error {
+	unlock, err := d.lock(name, timeout)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	old, err := readConfig(d)
+	old, err := readConfig(d, name)
 	if err != nil {
 		return err
 	}
 	if err := old.files[0].allows(f); err != nil {
 		return fmt.Errorf("%s: %w", d.path, err)
 	}
-	if err := d.replace(backupName, f.raw); err != nil {
+	replace := d.replace
+	if erase {
+		replace = d.replaceAndZero
+	}
+	if err := replace(name+backupSuffix, f.raw); err != nil {
 		return err
 	}
-	return d.replace(configName, f.raw)
+	if err := replace(name, f.raw); err != nil || !erase {
+		return err
+	}
+	return d.zeroLeftovers(name+".tmp-", name+backupSuffix+".tmp-")
+}
+
+// replaceAndZero replaces a file, and zeroes the one that was there once the new one is durable.
+func (d *folder) replaceAndZero(name string, b []byte) error {
+	fd, err := unix.Openat(d.fd, name, unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return d.replace(name, b)
+	}
+	if err != nil {
+		return d.error("open", name, err)
+	}
+	old := os.NewFile(uintptr(fd), filepath.Join(d.path, name))
+	defer old.Close()
+	if err := d.replace(name, b); err != nil {
+		return err
+	}
+	return zeroFile(old)
+}
+
+// zeroLeftovers overwrites and removes temporary files of changes that crashed. The caller holds the lock.
+func (d *folder) zeroLeftovers(prefixes ...string) error {
+	entries, err := os.ReadDir(d.path)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		for _, p := range prefixes {
+			if !strings.HasPrefix(e.Name(), p) {
+				continue
+			}
+			err = errors.Join(err, d.overwrite(e.Name()), d.error("remove", e.Name(), unix.Unlinkat(d.fd, e.Name(), 0)))
+		}
+	}
+	return errors.Join(err, d.sync())
 }
 
 // allows reports whether next may take the place of f.

@@ -16,7 +16,7 @@ import (
 // bothFiles reports when not both copies hold want.
 func bothFiles(t *testing.T, dir string, want []byte) {
 	t.Helper()
-	for _, name := range []string{configName, backupName} {
+	for _, name := range []string{ConfigName, ConfigName + backupSuffix} {
 		if !bytes.Equal(readFile(t, filepath.Join(dir, name)), want) {
 			t.Errorf("%s is not what was written last", name)
 		}
@@ -57,12 +57,12 @@ func TestReadConfig(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			dir := t.TempDir()
-			for name, b := range map[string][]byte{configName: tt.main, backupName: tt.backup} {
+			for name, b := range map[string][]byte{ConfigName: tt.main, ConfigName + backupSuffix: tt.backup} {
 				if b != nil {
 					writeFile(t, filepath.Join(dir, name), b)
 				}
 			}
-			c, err := ReadConfig(dir)
+			c, err := ReadConfig(filepath.Join(dir, ConfigName))
 			if err == nil {
 				_, got, _, e := unlockWith(c, data, infra)
 				if err = e; err == nil && got != keys {
@@ -88,7 +88,7 @@ func TestReadConfig(t *testing.T) {
 }
 
 func TestReadConfigOfWhatIsNoVolume(t *testing.T) {
-	_, err := ReadConfig(filepath.Join(t.TempDir(), "none"))
+	_, err := ReadConfig(filepath.Join(t.TempDir(), "none", ConfigName))
 	check(t, "no directory", err, ErrMissing)
 	data, infra := newStores(t, testNames)
 	b, _ := newConfig(t, 2, data, infra)
@@ -100,10 +100,10 @@ func TestReadConfigOfWhatIsNoVolume(t *testing.T) {
 		"a device":                func(path string) error { return os.Symlink("/dev/zero", path) },
 	} {
 		dir := t.TempDir()
-		if err := plant(filepath.Join(dir, configName)); err != nil {
+		if err := plant(filepath.Join(dir, ConfigName)); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := ReadConfig(dir); err == nil {
+		if _, err := ReadConfig(filepath.Join(dir, ConfigName)); err == nil {
 			t.Errorf("%s was read", name)
 		}
 	}
@@ -117,11 +117,11 @@ func TestWriteConfig(t *testing.T) {
 	dir := t.TempDir()
 	write := func(what string, b []byte, want error, after []byte) {
 		t.Helper()
-		check(t, what, WriteConfig(dir, b), want)
+		check(t, what, WriteConfig(filepath.Join(dir, ConfigName), b), want)
 		bothFiles(t, dir, after)
 	}
 	write("new", first, nil, first)
-	onlyFiles(t, dir, configName, backupName)
+	onlyFiles(t, dir, ConfigName, ConfigName+backupSuffix)
 	write("the same again", first, nil, first)
 	write("another volume", other, ErrExists, first)
 	write("no config", []byte("{}"), ErrTampered, first)
@@ -130,13 +130,13 @@ func TestWriteConfig(t *testing.T) {
 	write("as new, but different", edit(t, second, func(e *envelope) { e.Data.MAC[0]++ }), ErrStale, second)
 	write("one layer older", edit(t, third, func(e *envelope) { e.Data.Generation, e.Infra.Generation = 1, 9 }), ErrStale, second)
 	write("newer by two", nextGeneration(t, first, keys, 7), nil, nextGeneration(t, first, keys, 7))
-	onlyFiles(t, dir, configName, backupName, "plyfs.json.lock")
-	for _, name := range []string{configName, backupName} {
+	onlyFiles(t, dir, ConfigName, ConfigName+backupSuffix, "plyfs.json.lock")
+	for _, name := range []string{ConfigName, ConfigName + backupSuffix} {
 		if st, err := os.Stat(filepath.Join(dir, name)); err != nil || st.Mode() != 0o600 {
 			t.Errorf("%s: mode %v, error %v", name, st.Mode(), err)
 		}
 	}
-	if err := WriteConfig(filepath.Join(dir, "none"), first); !errors.Is(err, os.ErrNotExist) {
+	if err := WriteConfig(filepath.Join(dir, "none", ConfigName), first); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("no directory: got error %v", err)
 	}
 }
@@ -161,15 +161,15 @@ func TestWriteConfigRepairs(t *testing.T) {
 	}
 	for _, tt := range tests {
 		dir := t.TempDir()
-		for name, b := range map[string][]byte{configName: tt.main, backupName: tt.backup} {
+		for name, b := range map[string][]byte{ConfigName: tt.main, ConfigName + backupSuffix: tt.backup} {
 			if b != nil {
 				writeFile(t, filepath.Join(dir, name), b)
 			}
 		}
-		check(t, tt.name, WriteConfig(dir, tt.write), tt.want)
+		check(t, tt.name, WriteConfig(filepath.Join(dir, ConfigName), tt.write), tt.want)
 		if tt.want == nil {
 			bothFiles(t, dir, tt.write)
-		} else if tt.backup != nil && !bytes.Equal(readFile(t, filepath.Join(dir, backupName)), tt.backup) {
+		} else if tt.backup != nil && !bytes.Equal(readFile(t, filepath.Join(dir, ConfigName+backupSuffix)), tt.backup) {
 			t.Errorf("%s: a refused config was written", tt.name)
 		}
 	}
@@ -181,10 +181,10 @@ func TestWriteConfigFollowsNoLink(t *testing.T) {
 	victim := filepath.Join(t.TempDir(), "victim")
 	writeFile(t, victim, b)
 	dir := t.TempDir()
-	if err := os.Symlink(victim, filepath.Join(dir, backupName)); err != nil {
+	if err := os.Symlink(victim, filepath.Join(dir, ConfigName+backupSuffix)); err != nil {
 		t.Fatal(err)
 	}
-	if err := WriteConfig(dir, b); err == nil {
+	if err := WriteConfig(filepath.Join(dir, ConfigName), b); err == nil {
 		t.Error("a link in the place of the config was taken for one")
 	}
 	if !bytes.Equal(readFile(t, victim), b) {
@@ -196,7 +196,7 @@ func TestConcurrentWriteConfig(t *testing.T) {
 	data, infra := newStores(t, testNames)
 	first, keys := newConfig(t, 2, data, infra)
 	dir := t.TempDir()
-	if err := WriteConfig(dir, first); err != nil {
+	if err := WriteConfig(filepath.Join(dir, ConfigName), first); err != nil {
 		t.Fatal(err)
 	}
 	const writers = 8
@@ -206,8 +206,8 @@ func TestConcurrentWriteConfig(t *testing.T) {
 		// all of one generation, and all different, since a slot is salted
 		b := rewrapped(t, first, keys, data, infra)
 		wg.Go(func() {
-			errs[i] = WriteConfig(dir, b)
-			if c, err := ReadConfig(dir); err != nil {
+			errs[i] = WriteConfig(filepath.Join(dir, ConfigName), b)
+			if c, err := ReadConfig(filepath.Join(dir, ConfigName)); err != nil {
 				t.Errorf("read during changes: %v", err)
 			} else if _, got, _, err := unlockWith(c, data, infra); err != nil || got != keys {
 				t.Errorf("unlock during changes: %v", err)
@@ -226,7 +226,7 @@ func TestConcurrentWriteConfig(t *testing.T) {
 	if won != 1 {
 		t.Errorf("%d changes of one generation succeeded", won)
 	}
-	bothFiles(t, dir, readFile(t, filepath.Join(dir, configName)))
+	bothFiles(t, dir, readFile(t, filepath.Join(dir, ConfigName)))
 }
 
 // rewrapped returns the config with its keys wrapped anew, at the next generation.
@@ -258,7 +258,7 @@ func TestConcurrentInit(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range writers {
 		b, _ := newConfig(t, 2, data, infra)
-		wg.Go(func() { errs[i] = WriteConfig(dir, b) })
+		wg.Go(func() { errs[i] = WriteConfig(filepath.Join(dir, ConfigName), b) })
 	}
 	wg.Wait()
 	made := 0
@@ -278,7 +278,7 @@ func TestWriteConfigBusy(t *testing.T) {
 	data, infra := newStores(t, testNames)
 	b, _ := newConfig(t, 2, data, infra)
 	dir := t.TempDir()
-	if err := WriteConfig(dir, b); err != nil {
+	if err := WriteConfig(filepath.Join(dir, ConfigName), b); err != nil {
 		t.Fatal(err)
 	}
 	d, err := openFolder(dir)
@@ -286,10 +286,10 @@ func TestWriteConfigBusy(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer d.close()
-	unlock, err := d.lock(configName, time.Second)
+	unlock, err := d.lock(ConfigName, time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer unlock()
-	check(t, "locked", writeConfig(dir, b, 20*time.Millisecond), ErrBusy)
+	check(t, "locked", writeConfig(filepath.Join(dir, ConfigName), b, false, 20*time.Millisecond), ErrBusy)
 }

@@ -21,6 +21,8 @@ const (
 	recordRoot    = 1
 	recordCluster = 2
 	recordGroup   = 3
+	recordKey     = 4
+	recordRetired = 5
 )
 
 const fullHint = "This key store is full: make another one, for other clusters."
@@ -28,10 +30,12 @@ const fullHint = "This key store is full: make another one, for other clusters."
 // errRecordKind reports a record that a later version of the format defines.
 var errRecordKind = errors.New("unknown kind of record")
 
-// content is what a key store keeps sealed.
+// content is what a key store keeps sealed: roots with clusters and groups, or, in a host bundle, group keys alone.
 type content struct {
-	roots    []root    // by rising epoch, at least one
-	clusters []cluster // by name
+	roots    []root       // by rising epoch
+	clusters []cluster    // by name
+	keys     []hostKey    // in hostKey.compare's order
+	retired  []retirement // by scope
 }
 
 type root struct {
@@ -59,6 +63,9 @@ func (r root) Format(f fmt.State, _ rune) { io.WriteString(f, "[root]") }
 func (c *content) wipe() {
 	for _, r := range c.roots {
 		r.key.wipe()
+	}
+	for _, k := range c.keys {
+		k.key.wipe()
 	}
 }
 
@@ -175,6 +182,12 @@ func (c *content) encode() []byte {
 			size += 3 + 4 + 2 + len(cl.name) + len(g.name)
 		}
 	}
+	for _, k := range c.keys {
+		size += 3 + 4 + 2 + len(k.names.Cluster) + len(k.names.Group) + 8 + keySize
+	}
+	for _, r := range c.retired {
+		size += 3 + 4 + 2 + len(r.scope.Cluster) + len(r.scope.Group)
+	}
 	b := make([]byte, 0, size) // never regrown, so that no copy of a root stays behind
 	for _, r := range c.roots {
 		b = appendRecord(b, recordRoot, be32(r.epoch), r.key.b[:])
@@ -186,6 +199,13 @@ func (c *content) encode() []byte {
 		for _, g := range cl.groups {
 			b = appendRecord(b, recordGroup, be32(g.epoch), lp8(cl.name), lp8(g.name))
 		}
+	}
+	for _, k := range c.keys {
+		b = appendRecord(b, recordKey, be32(k.epochs.Group), lp8(k.names.Cluster), lp8(k.names.Group),
+			be32(k.epochs.Root), be32(k.epochs.Cluster), k.key.b[:])
+	}
+	for _, r := range c.retired {
+		b = appendRecord(b, recordRetired, be32(r.epoch), lp8(r.scope.Cluster), lp8(r.scope.Group))
 	}
 	return b
 }
@@ -221,7 +241,7 @@ func (c *content) decode(b []byte) error {
 			return errors.New("record cut short")
 		}
 		kind, n := b[0], int(binary.BigEndian.Uint16(b[1:]))
-		if kind < recordRoot || kind > recordGroup {
+		if kind < recordRoot || kind > recordRetired {
 			return errRecordKind
 		}
 		if kind < last {
@@ -239,8 +259,11 @@ func (c *content) decode(b []byte) error {
 		}
 		last, b = kind, b[3+n:]
 	}
-	if len(c.roots) == 0 {
-		return errors.New("no root")
+	switch {
+	case len(c.roots) == 0 && len(c.keys) == 0:
+		return errors.New("neither a root nor a group key")
+	case len(c.keys) > 0 && len(c.roots)+len(c.clusters) > 0:
+		return errors.New("group keys beside a root or a cluster")
 	}
 	return nil
 }
@@ -276,8 +299,71 @@ func (c *content) decodeRecord(kind byte, epoch uint32, body []byte, groups *int
 			return errors.New("bad group")
 		}
 		return c.decodeGroup(clusterName, group{name: name, epoch: epoch})
+	case recordKey:
+		return c.decodeKey(epoch, body)
+	case recordRetired:
+		return c.decodeRetired(epoch, body)
 	}
 	return nil
+}
+
+// decodeKey appends a group key, which must come after all before it.
+func (c *content) decodeKey(groupEpoch uint32, body []byte) error {
+	n, rest, err := cutNames(body)
+	if err == nil {
+		err = n.Validate()
+	}
+	if err != nil || len(rest) != 8+keySize || len(c.keys) >= maxKeys {
+		return errors.New("bad group key")
+	}
+	k := hostKey{names: n, key: &secret{}, epochs: Epochs{
+		Root: binary.BigEndian.Uint32(rest), Cluster: binary.BigEndian.Uint32(rest[4:]), Group: groupEpoch}}
+	if k.epochs.Root == 0 || k.epochs.Cluster == 0 {
+		return errors.New("epoch 0")
+	}
+	if n := len(c.keys); n > 0 && c.keys[n-1].compare(k) >= 0 {
+		return errors.New("group keys out of order")
+	}
+	copy(k.key.b[:], rest[8:])
+	c.keys = append(c.keys, k)
+	return nil
+}
+
+// decodeRetired appends a retirement, which must come after all before it. Its scope is there, but in a host bundle.
+func (c *content) decodeRetired(epoch uint32, body []byte) error {
+	scope, rest, err := cutNames(body)
+	if err != nil || len(rest) > 0 || scope.Cluster == "" && scope.Group != "" {
+		return errors.New("bad retirement")
+	}
+	if n := len(c.retired); n > 0 && compareNames(c.retired[n-1].scope, scope) >= 0 {
+		return errors.New("retirements out of order")
+	}
+	if len(c.roots) > 0 {
+		newest, err := c.epochOf(scope)
+		if err != nil || epoch > *newest && epoch != forGood || scope == (Names{}) && epoch >= *newest {
+			return errors.New("retirement of what is not there")
+		}
+	} else if len(c.retired) >= 1+2*maxKeys {
+		return errors.New("bad retirement")
+	}
+	c.retired = append(c.retired, retirement{scope: scope, epoch: epoch})
+	return nil
+}
+
+// cutNames takes a cluster's and a group's name off b; either may be empty.
+func cutNames(b []byte) (n Names, rest []byte, err error) {
+	for _, name := range []*string{&n.Cluster, &n.Group} {
+		if len(b) < 1 || len(b) < 1+int(b[0]) {
+			return n, nil, errors.New("name cut short")
+		}
+		if *name = string(b[1 : 1+int(b[0])]); *name != "" {
+			if err := validateName("", *name); err != nil {
+				return n, nil, err
+			}
+		}
+		b = b[1+int(b[0]):]
+	}
+	return n, b, nil
 }
 
 // decodeGroup appends a group, which must come after all groups before it.

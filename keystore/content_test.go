@@ -19,6 +19,14 @@ func groupRecord(cluster, name string) []byte {
 	return appendRecord(nil, recordGroup, be32(1), lp8(cluster), lp8(name))
 }
 
+func keyRecord(cluster, group string, er, ec, eg uint32) []byte {
+	return appendRecord(nil, recordKey, be32(eg), lp8(cluster), lp8(group), be32(er), be32(ec), make([]byte, keySize))
+}
+
+func retiredRecord(cluster, group string, epoch uint32) []byte {
+	return appendRecord(nil, recordRetired, be32(epoch), lp8(cluster), lp8(group))
+}
+
 func TestContentParser(t *testing.T) {
 	errAny := errors.New("any")
 	tests := []struct {
@@ -48,7 +56,31 @@ func TestContentParser(t *testing.T) {
 		{"group without a name", [][]byte{rootRecord(1), clusterRecord("a"), appendRecord(nil, recordGroup, be32(1), lp8("a"))}, errAny},
 		{"bytes after a group", [][]byte{rootRecord(1), clusterRecord("a"), append(groupRecord("a", "x"), 0)}, errAny},
 		{"kind 0", [][]byte{appendRecord(nil, 0, be32(1))}, errRecordKind},
-		{"kind of a later version", [][]byte{rootRecord(1), appendRecord(nil, 4, be32(1))}, errRecordKind},
+		{"kind of a later version", [][]byte{rootRecord(1), appendRecord(nil, 6, be32(1))}, errRecordKind},
+		{"group keys", [][]byte{keyRecord("a", "x", 1, 1, 1), keyRecord("a", "x", 1, 1, 2), keyRecord("a", "x", 1, 2, 1), keyRecord("a", "x", 2, 1, 1), keyRecord("a", "y", 1, 1, 1), keyRecord("b", "x", 1, 1, 1)}, nil},
+		{"group keys with retirements", [][]byte{keyRecord("a", "x", 2, 3, 4), retiredRecord("", "", 1), retiredRecord("a", "", 2), retiredRecord("a", "x", 3)}, nil},
+		{"group key beside a root", [][]byte{rootRecord(1), keyRecord("a", "x", 1, 1, 1)}, errAny},
+		{"group key beside a cluster", [][]byte{clusterRecord("a"), keyRecord("a", "x", 1, 1, 1)}, errAny},
+		{"group key twice", [][]byte{keyRecord("a", "x", 1, 1, 1), keyRecord("a", "x", 1, 1, 1)}, errAny},
+		{"group keys out of order", [][]byte{keyRecord("a", "x", 1, 1, 2), keyRecord("a", "x", 1, 1, 1)}, errAny},
+		{"group keys with roots out of order", [][]byte{keyRecord("a", "x", 2, 1, 1), keyRecord("a", "x", 1, 1, 2)}, errAny},
+		{"group key of root epoch 0", [][]byte{keyRecord("a", "x", 0, 1, 1)}, errAny},
+		{"group key of cluster epoch 0", [][]byte{keyRecord("a", "x", 1, 0, 1)}, errAny},
+		{"group key of group epoch 0", [][]byte{keyRecord("a", "x", 1, 1, 0)}, errAny},
+		{"group key of no group", [][]byte{keyRecord("a", "", 1, 1, 1)}, errAny},
+		{"short group key", [][]byte{appendRecord(nil, recordKey, be32(1), lp8("a"), lp8("x"), be32(1), be32(1), make([]byte, 31))}, errAny},
+		{"long group key", [][]byte{appendRecord(nil, recordKey, be32(1), lp8("a"), lp8("x"), be32(1), be32(1), make([]byte, 33))}, errAny},
+		{"retirement alone", [][]byte{retiredRecord("", "", 1)}, errAny},
+		{"retirements", [][]byte{rootRecord(1), rootRecord(2), clusterRecord("a"), groupRecord("a", "x"), retiredRecord("", "", 1), retiredRecord("a", "", 1), retiredRecord("a", "x", forGood)}, nil},
+		{"newest root retired", [][]byte{rootRecord(1), rootRecord(2), retiredRecord("", "", 2)}, errAny},
+		{"epoch to come retired", [][]byte{rootRecord(1), clusterRecord("a"), retiredRecord("a", "", 2)}, errAny},
+		{"retirement of no cluster", [][]byte{rootRecord(1), retiredRecord("a", "", 1)}, errAny},
+		{"retirement of no group", [][]byte{rootRecord(1), clusterRecord("a"), retiredRecord("a", "x", 1)}, errAny},
+		{"retirement of a group alone", [][]byte{keyRecord("a", "x", 1, 1, 1), retiredRecord("", "x", 1)}, errAny},
+		{"retirement twice", [][]byte{rootRecord(1), clusterRecord("a"), retiredRecord("a", "", 1), retiredRecord("a", "", 1)}, errAny},
+		{"retirement of epoch 0", [][]byte{rootRecord(1), clusterRecord("a"), retiredRecord("a", "", 0)}, errAny},
+		{"bytes after a retirement", [][]byte{rootRecord(1), clusterRecord("a"), append(retiredRecord("a", "", 1), 0)}, errAny},
+		{"bad name retired", [][]byte{keyRecord("a", "x", 1, 1, 1), retiredRecord("A", "", 1)}, errAny},
 		{"record without an epoch", [][]byte{appendRecord(nil, recordRoot, []byte{0, 0, 1})}, errAny},
 	}
 	for _, tt := range tests {

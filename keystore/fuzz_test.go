@@ -44,6 +44,8 @@ func FuzzStore(f *testing.F) {
 func FuzzContent(f *testing.F) {
 	f.Add(rootRecord(1))
 	f.Add(bytes.Join([][]byte{rootRecord(1), rootRecord(2), clusterRecord("a"), clusterRecord("b-1"), groupRecord("a", "x"), groupRecord("b-1", "y")}, nil))
+	f.Add(bytes.Join([][]byte{keyRecord("a", "x", 1, 1, 1), keyRecord("a", "x", 1, 2, 1), retiredRecord("", "", 1), retiredRecord("a", "x", forGood)}, nil))
+	f.Add(bytes.Join([][]byte{rootRecord(1), clusterRecord("a"), groupRecord("a", "x"), retiredRecord("a", "", 1), retiredRecord("a", "x", 1)}, nil))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		c, err := decodeContent(b)
 		if err != nil {

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"github.com/plyfs/plyfs/cipher"
@@ -87,6 +88,20 @@ func createStore(path string, layer cipher.Layer, open Opener, names Names, rand
 	if err := names.Validate(); err != nil {
 		return err
 	}
+	rootKey, err := randomSecret(rand)
+	if err != nil {
+		return err
+	}
+	c := &content{
+		roots:    []root{{epoch: 1, key: rootKey}},
+		clusters: []cluster{{name: names.Cluster, epoch: 1, groups: []group{{name: names.Group, epoch: 1}}}},
+	}
+	defer c.wipe()
+	return writeStore(path, layer, open, c, rand)
+}
+
+// writeStore makes the file of a new store, and its key file: ErrExists.
+func writeStore(path string, layer cipher.Layer, open Opener, c *content, rand io.Reader) error {
 	d, err := openFolder(filepath.Dir(path))
 	if err != nil {
 		return err
@@ -102,15 +117,6 @@ func createStore(path string, layer cipher.Layer, open Opener, names Names, rand
 	if _, err := io.ReadFull(rand, h.id[:]); err != nil {
 		return fmt.Errorf("read random bytes: %w", err)
 	}
-	rootKey, err := randomSecret(rand)
-	if err != nil {
-		return err
-	}
-	c := &content{
-		roots:    []root{{epoch: 1, key: rootKey}},
-		clusters: []cluster{{name: names.Cluster, epoch: 1, groups: []group{{name: names.Group, epoch: 1}}}},
-	}
-	defer c.wipe()
 	key, undo, err := newStoreKey(&h, path, open, rand)
 	if err != nil {
 		return err
@@ -238,6 +244,13 @@ func (s *Store) Clusters() []string {
 	if s.content == nil {
 		return nil
 	}
+	if s.content.isHost() {
+		var names []string
+		for _, n := range s.content.hostNames() {
+			names = append(names, n.Cluster)
+		}
+		return slices.Compact(names)
+	}
 	return s.content.clusterNames()
 }
 
@@ -247,6 +260,15 @@ func (s *Store) Groups(clusterName string) []string {
 	defer s.mu.Unlock()
 	if s.content == nil {
 		return nil
+	}
+	if s.content.isHost() {
+		var names []string
+		for _, n := range s.content.hostNames() {
+			if n.Cluster == clusterName {
+				names = append(names, n.Group)
+			}
+		}
+		return names
 	}
 	if cl := s.content.cluster(clusterName); cl != nil {
 		return cl.groupNames()
@@ -273,15 +295,11 @@ func (s *Store) find(n Names) (Epochs, error) {
 	if err := n.Validate(); err != nil {
 		return Epochs{}, err
 	}
-	cl := s.content.cluster(n.Cluster)
-	if cl == nil {
-		return Epochs{}, fmt.Errorf("%s: %w", s.path, s.content.unknownCluster(n.Cluster))
+	e, err := s.content.newest(n)
+	if err != nil {
+		return Epochs{}, fmt.Errorf("%s: %w", s.path, err)
 	}
-	g := cl.group(n.Group)
-	if g == nil {
-		return Epochs{}, fmt.Errorf("%s: %w", s.path, cl.unknownGroup(n.Group))
-	}
-	return Epochs{Root: s.content.roots[len(s.content.roots)-1].epoch, Cluster: cl.epoch, Group: g.epoch}, nil
+	return e, nil
 }
 
 // holds returns ErrWrongGroup unless the store holds the group.
@@ -292,8 +310,8 @@ func (s *Store) holds(n Names) error {
 	return err
 }
 
-// GroupKey returns a group's key at the newest epochs: ErrWrongGroup, whose hint lists what the store holds.
-// The caller wipes it.
+// GroupKey returns a group's key at the newest epochs: ErrWrongGroup, whose hint lists what the store holds, or
+// ErrRetired. The caller wipes it.
 func (s *Store) GroupKey(n Names) (*GroupKey, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -301,11 +319,11 @@ func (s *Store) GroupKey(n Names) (*GroupKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.groupKey(n, e), nil
+	return s.keyAt(n, e)
 }
 
-// GroupKeyAt returns a group's key at given epochs, to unwrap what was wrapped then: ErrWrongGroup, or ErrWrongKey
-// for an epoch that this copy of the store has not or no longer. The caller wipes it.
+// GroupKeyAt returns a group's key at given epochs, to unwrap what was wrapped then: ErrWrongGroup, ErrRetired, or
+// ErrWrongKey for an epoch that this copy of the store has not. The caller wipes it.
 func (s *Store) GroupKeyAt(n Names, e Epochs) (*GroupKey, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -313,18 +331,34 @@ func (s *Store) GroupKeyAt(n Names, e Epochs) (*GroupKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.content.root(e.Root) == nil || e.Cluster == 0 || e.Cluster > newest.Cluster || e.Group == 0 || e.Group > newest.Group {
+	if newerEpochs(e, newest) || e.Root == 0 || e.Cluster == 0 || e.Group == 0 {
 		return nil, &fault{
 			what: fmt.Sprintf("%s holds no key of %s at root epoch %d, cluster epoch %d, group epoch %d", s.path, n, e.Root, e.Cluster, e.Group),
 			kind: ErrWrongKey,
-			hint: "Use the newest copy of this key store: a key was rotated after this one was made, or destroyed in it.",
+			hint: "Use the newest copy of this key store, or import the newest bundle: a key was rotated after this one was made.",
 		}
 	}
-	return s.groupKey(n, e), nil
+	return s.keyAt(n, e)
 }
 
-func (s *Store) groupKey(n Names, e Epochs) *GroupKey {
-	return plyOf(s.header.layer).groupKey(s.content.root(e.Root), n, e)
+// keyAt returns a key at epochs up to the newest. The caller holds s.mu.
+func (s *Store) keyAt(n Names, e Epochs) (*GroupKey, error) {
+	c := s.content
+	if err := c.checkRetired(n, e); err != nil {
+		return nil, fmt.Errorf("%s: %w", s.path, err)
+	}
+	if c.isHost() {
+		if k := c.hostKeyAt(n, e); k != nil {
+			return &GroupKey{layer: s.header.layer, names: n, epochs: e, key: k.key.clone()}, nil
+		}
+		return nil, &fault{what: fmt.Sprintf("%s holds no key of %s at epochs %d/%d/%d any more", s.path, n, e.Root, e.Cluster, e.Group), kind: ErrRetired}
+	}
+	r := c.root(e.Root)
+	if r == nil {
+		return nil, &fault{what: fmt.Sprintf("%s: root epoch %d was destroyed", s.path, e.Root), kind: ErrRetired,
+			hint: "What was wrapped under it can be opened with a copy of the key store alone that still has it."}
+	}
+	return plyOf(s.header.layer).groupKey(r, n, e), nil
 }
 
 // AddCluster adds a cluster without groups: ErrName, ErrExists, ErrBusy.
@@ -332,7 +366,7 @@ func (s *Store) AddCluster(name string) error {
 	if err := validateName("cluster", name); err != nil {
 		return err
 	}
-	return s.update(func(c *content) error { return c.addCluster(name) })
+	return s.updateFleet("add a cluster", func(c *content) error { return c.addCluster(name) })
 }
 
 // AddGroup adds a group to a cluster that the store holds: ErrName, ErrWrongGroup, ErrExists, ErrBusy.
@@ -340,7 +374,7 @@ func (s *Store) AddGroup(n Names) error {
 	if err := n.Validate(); err != nil {
 		return err
 	}
-	return s.update(func(c *content) error { return c.addGroup(n) })
+	return s.updateFleet("add a group", func(c *content) error { return c.addGroup(n) })
 }
 
 // update changes the store on disk: under the lock it reads what is there now, so that no other process's change is

@@ -280,7 +280,9 @@ func TestGroupKeyAt(t *testing.T) {
 	if err != nil || newest.Epochs() != (Epochs{4, 2, 3}) || seen[newest.key.b] != newest.Epochs() {
 		t.Errorf("newest: got %v, error %v", newest.Epochs(), err)
 	}
-	for _, e := range []Epochs{{2, 1, 1}, {5, 1, 1}, {0, 1, 1}, {1, 3, 1}, {1, 0, 1}, {1, 1, 4}, {1, 1, 0}} {
+	_, err = s.GroupKeyAt(testNames, Epochs{2, 1, 1})
+	check(t, "a root that was destroyed", err, ErrRetired)
+	for _, e := range []Epochs{{5, 1, 1}, {0, 1, 1}, {1, 3, 1}, {1, 0, 1}, {1, 1, 4}, {1, 1, 0}} {
 		_, err := s.GroupKeyAt(testNames, e)
 		check(t, fmt.Sprint(e), err, ErrWrongKey)
 	}

@@ -52,10 +52,12 @@ func newApp(con *console) *cli.App {
 			umountCommand(con),
 			freezeCommand(con),
 			thawCommand(con),
+			importCommand(con),
 			statusCommand(con),
 			infoCommand(con),
 			inspectCommand(con),
 			speedCommand(con),
+			dockerPluginCommand(con),
 			versionCommand(con),
 			helpCommand(con),
 			daemonCommand(con),
@@ -133,7 +135,7 @@ func appHelp(app *cli.App) string {
 	fmt.Fprintf(&b, "plyfs: %s\n\nUsage: %s\n\nCommands:\n", app.Usage, app.UsageText)
 	for _, c := range app.Commands {
 		if !c.Hidden {
-			fmt.Fprintf(&b, "   %-10s %s\n", c.Name, c.Usage)
+			fmt.Fprintf(&b, "   %-14s %s\n", c.Name, c.Usage)
 		}
 	}
 	fmt.Fprint(&b, "\n'plyfs COMMAND --help' explains a command, 'plyfs help exit-codes' the exit\n"+

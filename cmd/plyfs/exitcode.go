@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/plyfs/plyfs/cipher"
+	"github.com/plyfs/plyfs/cmd/internal/dockervolume"
 	"github.com/plyfs/plyfs/cmd/internal/mountopt"
 	"github.com/plyfs/plyfs/keystore"
 )
@@ -94,7 +95,9 @@ var codes = []struct {
 	{keystore.ErrMissing, exitNotVolume},
 	{keystore.ErrVersion, exitVersion},
 	{keystore.ErrExists, exitExists},
+	{keystore.ErrStale, exitExists},
 	{keystore.ErrBusy, exitBusy},
+	{dockervolume.ErrServed, exitBusy},
 	{cipher.ErrAuth, exitTampered},
 	{cipher.ErrVersion, exitVersion},
 	{cipher.ErrSuite, exitVersion},

@@ -134,7 +134,7 @@ func format(dir string, config []byte, data, infra *keystore.Store) error {
 	if err := volume.Format(root, v); err != nil {
 		return volumeError(err)
 	}
-	return keystore.WriteConfig(dir, config)
+	return keystore.WriteConfig(filepath.Join(dir, keystore.ConfigName), config)
 }
 
 // checkEmpty refuses a directory that holds anything.

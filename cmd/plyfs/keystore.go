@@ -15,7 +15,7 @@ import (
 func keystoreCommand(con *console) *cli.Command {
 	return &cli.Command{
 		Name:  "keystore",
-		Usage: "make the key stores of this host",
+		Usage: "make and manage the key stores of a fleet or a host",
 		Subcommands: []*cli.Command{{
 			Name:      "init",
 			Usage:     "make a data and an infra key store",
@@ -40,7 +40,9 @@ func keystoreCommand(con *console) *cli.Command {
 				harden()
 				return makeStores(con, refs, namesOf(c))
 			},
-		}},
+		},
+			clusterCommand(con), groupCommand(con), rotateCommand(con), retireCommand(con), destroyCommand(con),
+			keystoreExportCommand(con), keystoreImportCommand(con)},
 	}
 }
 
@@ -128,14 +130,27 @@ func (s storeRef) remove() error {
 
 // create makes the store with its key file or passphrase.
 func (s storeRef) create(con *console, names keystore.Names) error {
+	if err := s.makeDirs(); err != nil {
+		return err
+	}
+	return keystore.CreateStore(s.Path, s.Layer, s.maker(con), names)
+}
+
+// maker returns what protects a new store.
+func (s storeRef) maker(con *console) keystore.Opener {
 	o := keystore.Opener{KeyFile: s.KeyFile}
 	if s.isByPassphrase() {
-		o.Passphrase = func() ([]byte, error) { return con.readPassphrase(s.Layer, s.PassphraseFile, true) }
+		o.Passphrase = func() ([]byte, error) { return con.readSecret(s.subject(), s.PassphraseFile, true) }
 	}
+	return o
+}
+
+// makeDirs makes the directories of a new store.
+func (s storeRef) makeDirs() error {
 	for _, path := range s.files() {
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 			return err
 		}
 	}
-	return keystore.CreateStore(s.Path, s.Layer, o, names)
+	return nil
 }

@@ -24,39 +24,57 @@ import (
 // maxPassphrase bounds what is read as a passphrase, in bytes.
 const maxPassphrase = 4096
 
+// subject says what a passphrase is for.
+type subject struct {
+	of   string // "data layer's key store"
+	flag string // that names a file with it, WORD-passphrase-file
+}
+
+func storeSubject(l cipher.Layer) subject {
+	return subject{of: fmt.Sprintf("%s layer's key store", l), flag: fmt.Sprintf("%s-passphrase-file", l)}
+}
+
+// word is what a program that prints passphrases is told: data, for example.
+func (s subject) word() string { return strings.TrimSuffix(s.flag, "-passphrase-file") }
+
 // credentialsVar names the directory in which systemd lays a service's
 // credentials.
 const credentialsVar = "CREDENTIALS_DIRECTORY"
 
-// readPassphrase returns a layer's passphrase from where from says: a file,
-// fd:N for an open descriptor, program:PATH or credential:NAME. Where from is
-// empty it is the credential that is called LAYER-passphrase, if there is one,
-// or it is asked for at the terminal; twice where it is a new one. One line end
-// is cut off. The caller owns the bytes and wipes them.
+// readPassphrase returns the passphrase of a layer's key store, as readSecret.
 func (c *console) readPassphrase(layer cipher.Layer, from string, isNew bool) ([]byte, error) {
+	return c.readSecret(storeSubject(layer), from, isNew)
+}
+
+// readSecret returns a passphrase from where from says: a file, fd:N for an
+// open descriptor, program:PATH or credential:NAME. Where from is empty it is
+// the credential that is called WORD-passphrase, if there is one, or it is asked
+// for at the terminal; twice where it is a new one. One line end is cut off. The
+// caller owns the bytes and wipes them.
+func (c *console) readSecret(s subject, from string, isNew bool) ([]byte, error) {
 	if from == "" && !isNew {
-		from = c.defaultCredential(layer)
+		from = c.defaultCredential(s)
 	}
 	if from == "" {
-		return c.askPassphrase(layer, isNew)
+		return c.askPassphrase(s, isNew)
 	}
-	b, err := c.fetchPassphrase(layer, from)
+	b, err := c.fetchPassphrase(s, from)
 	if err != nil {
 		clear(b)
-		return nil, fmt.Errorf("passphrase of the %s layer: %w", layer, err)
+		return nil, fmt.Errorf("passphrase of the %s: %w", s.of, err)
 	}
 	p, err := trimPassphrase(b)
 	if err != nil {
 		clear(b)
-		return nil, &problem{err: fmt.Errorf("passphrase of the %s layer from %s: %w", layer, from, err), code: exitUsage}
+		return nil, &problem{err: fmt.Errorf("passphrase of the %s from %s: %w", s.of, from, err), code: exitUsage}
 	}
 	return p, nil
 }
 
-// defaultCredential is where a service's unit file has put a layer's
-// passphrase, or "".
-func (c *console) defaultCredential(layer cipher.Layer) string {
-	dir, name := c.getenv(credentialsVar), layer.String()+"-passphrase"
+// defaultCredential is where a service's unit file has put the passphrase, or
+// "".
+func (c *console) defaultCredential(s subject) string {
+	dir, name := c.getenv(credentialsVar), s.word()+"-passphrase"
 	if dir == "" {
 		return ""
 	}
@@ -68,19 +86,19 @@ func (c *console) defaultCredential(layer cipher.Layer) string {
 
 // fetchPassphrase returns what is found at from, as it is; on an error, what
 // was read so far.
-func (c *console) fetchPassphrase(layer cipher.Layer, from string) ([]byte, error) {
+func (c *console) fetchPassphrase(s subject, from string) ([]byte, error) {
 	if path, ok := strings.CutPrefix(from, mountopt.ByProgram); ok {
-		return c.runProgram(path, layer)
+		return c.runProgram(path, s.word())
 	}
 	f, err := c.openPassphrase(from)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	return readSecret(f)
+	return readLimited(f)
 }
 
-func readSecret(r io.Reader) ([]byte, error) {
+func readLimited(r io.Reader) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(r, maxPassphrase+2))
 }
 
@@ -113,15 +131,15 @@ func (c *console) openPassphrase(from string) (*os.File, error) {
 }
 
 // runProgram returns the standard output of a program that is run with the
-// layer's name as its only argument, no standard input, and this process's
+// word as its only argument, no standard input, and this process's
 // standard error. No shell reads path.
-func (c *console) runProgram(path string, layer cipher.Layer) ([]byte, error) {
+func (c *console) runProgram(path, word string) ([]byte, error) {
 	if err := checkProgram(path); err != nil {
 		return nil, err
 	}
 	// None of what this process was given, such as the other layer's descriptor.
 	unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
-	cmd := exec.Command(path, layer.String())
+	cmd := exec.Command(path, word)
 	cmd.Stderr = c.stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -130,7 +148,7 @@ func (c *console) runProgram(path string, layer cipher.Layer) ([]byte, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start it by its program: %w", err)
 	}
-	b, err := readSecret(out)
+	b, err := readLimited(out)
 	out.Close() // one that writes on ends by SIGPIPE
 	if e := cmd.Wait(); err == nil && e != nil && len(b) <= maxPassphrase+1 {
 		err = e
@@ -181,23 +199,23 @@ func trimPassphrase(b []byte) ([]byte, error) {
 }
 
 // askPassphrase asks at the terminal, not at standard input.
-func (c *console) askPassphrase(layer cipher.Layer, isNew bool) ([]byte, error) {
+func (c *console) askPassphrase(s subject, isNew bool) ([]byte, error) {
 	tty, err := c.tty()
 	if err != nil {
 		return nil, &problem{
-			err:  fmt.Errorf("the %s layer's key store needs a passphrase, and there is no terminal to ask at", layer),
+			err:  fmt.Errorf("the %s needs a passphrase, and there is no terminal to ask at", s.of),
 			code: exitUsage,
-			hint: fmt.Sprintf("give --%s-passphrase-file FILE or --%s-passphrase-program PATH, or the mount option of that name", layer, layer),
+			hint: fmt.Sprintf("give --%s FILE or --%s-passphrase-program PATH; for a mount they are options too", s.flag, s.word()),
 		}
 	}
 	defer tty.Close()
-	what := fmt.Sprintf("Passphrase of the %s layer's key store: ", layer)
+	what := fmt.Sprintf("Passphrase of the %s: ", s.of)
 	if isNew {
-		what = fmt.Sprintf("New passphrase for the %s layer's key store: ", layer)
+		what = fmt.Sprintf("New passphrase for the %s: ", s.of)
 	}
 	p, err := ask(tty, what)
 	if err != nil {
-		return nil, fmt.Errorf("passphrase of the %s layer: %w", layer, err)
+		return nil, fmt.Errorf("passphrase of the %s: %w", s.of, err)
 	}
 	if !isNew {
 		return p, nil
@@ -205,7 +223,7 @@ func (c *console) askPassphrase(layer cipher.Layer, isNew bool) ([]byte, error) 
 	again, err := ask(tty, "The same once more: ")
 	defer clear(again)
 	if err != nil {
-		return nil, fmt.Errorf("passphrase of the %s layer: %w", layer, err)
+		return nil, fmt.Errorf("passphrase of the %s: %w", s.of, err)
 	}
 	if !bytes.Equal(p, again) {
 		clear(p)

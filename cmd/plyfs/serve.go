@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -146,7 +147,7 @@ func noteOf(s *keystore.Store, refs storeRefs) storeNote {
 
 // readConfig reads a ciphertext directory's plyfs.json.
 func readConfig(dir string) (*keystore.Config, error) {
-	config, err := keystore.ReadConfig(dir)
+	config, err := keystore.ReadConfig(filepath.Join(dir, keystore.ConfigName))
 	if errors.Is(err, keystore.ErrMissing) {
 		return nil, &problem{err: fmt.Errorf("%s is not a plyfs volume: %w", dir, err), code: exitNotVolume,
 			hint: "name the ciphertext directory that 'plyfs init' made"}

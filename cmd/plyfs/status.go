@@ -106,7 +106,7 @@ func statusOf(con *console, m mountEntry) *mountStatus {
 	for o := range strings.SplitSeq(m.Options, ",") {
 		s.ReadOnly = s.ReadOnly || o == "ro"
 	}
-	if config, err := keystore.ReadConfig(m.Source); err == nil {
+	if config, err := keystore.ReadConfig(filepath.Join(m.Source, keystore.ConfigName)); err == nil {
 		s.Layers = len(config.Layers())
 		for _, slot := range config.Slots(config.Layers()[0]) {
 			s.Cluster, s.Group = slot.Names.Cluster, slot.Names.Group

@@ -25,6 +25,7 @@ type storeRef struct {
 	KeyFile        string // empty: the one beside the store
 	PassphraseFile string // where to read it, as in mountopt.Options; empty: ask
 	Ask            bool   // at creation: protect it by a passphrase
+	IsBundle       bool   // it is one to carry to a host
 
 	secret []byte // the passphrase, where it was read already
 }
@@ -123,6 +124,14 @@ func makeAbsolute(p *string) (err error) {
 	return err
 }
 
+// subject says what the passphrase is for.
+func (s storeRef) subject() subject {
+	if s.IsBundle {
+		return subject{of: fmt.Sprintf("%s layer's bundle", s.Layer), flag: "bundle-passphrase-file"}
+	}
+	return storeSubject(s.Layer)
+}
+
 // opener returns what opens the store. The passphrase that it brings is wiped
 // by package keystore.
 func (s storeRef) opener(con *console) keystore.Opener {
@@ -132,7 +141,7 @@ func (s storeRef) opener(con *console) keystore.Opener {
 			if s.secret != nil {
 				return bytes.Clone(s.secret), nil
 			}
-			return con.readPassphrase(s.Layer, s.PassphraseFile, false)
+			return con.readSecret(s.subject(), s.PassphraseFile, false)
 		},
 	}
 }

@@ -151,6 +151,20 @@ func (c *Cache) buffer(n int) *[]byte {
 	return &b
 }
 
+// Scrub overwrites the plaintext that is left in buffers, and lets go of them.
+// No request may be under way.
+func (c *Cache) Scrub() {
+	for i := range c.buffers {
+		for {
+			b, ok := c.buffers[i].Get().(*[]byte)
+			if !ok {
+				break
+			}
+			clear((*b)[:cap(*b)])
+		}
+	}
+}
+
 // recycle takes a buffer back. nil is fine.
 func (c *Cache) recycle(b *[]byte) {
 	if b == nil {

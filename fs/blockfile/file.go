@@ -125,6 +125,10 @@ func (f *File) Size() int64 { return f.size.Load() }
 // package's alone.
 func (f *File) Backing() backing.File { return f.b }
 
+// WipeKeys drops the file's keys, after those of its volume were wiped, with no
+// call under way. They come back with the volume's.
+func (f *File) WipeKeys() { f.c.Wipe() }
+
 // Close waits for requests under way and ends the use of the file and of its
 // backing file. It does not sync. Live records stay in the journal.
 func (f *File) Close() error {

@@ -187,18 +187,23 @@ func (j *Journal) checkpointer() {
 			}
 		}
 		if force && j.failure() == nil {
-			j.pass(seen)
-			seen = j.lastLSN()
+			j.atWork(func() {
+				j.pass(seen)
+				seen = j.lastLSN()
+			})
 		}
 		for !j.stopped() {
-			through, ok := j.target()
-			if !ok {
-				break
-			}
-			if freed, err := j.pass(through); err != nil {
+			var freed int
+			var err error
+			j.atWork(func() {
+				if through, ok := j.target(); ok {
+					freed, err = j.pass(through)
+				}
+			})
+			if err != nil {
 				j.pause()
-				break
-			} else if freed == 0 {
+			}
+			if err != nil || freed == 0 {
 				break
 			}
 		}

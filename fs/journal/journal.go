@@ -119,6 +119,8 @@ type Journal struct {
 	lost    error         // why recovery ended too early, if so
 	stop    chan struct{}
 	workers sync.WaitGroup
+	resting atomic.Bool  // the workers do nothing
+	busy    sync.RWMutex // shared by workers that are at it
 }
 
 // Home is where live records go: whoever knows the files.
@@ -394,19 +396,50 @@ func (j *Journal) committer() {
 			continue
 		case <-t.C:
 		}
-		j.mu.Lock()
-		due := !j.since.IsZero() && time.Since(j.since) >= j.cfg.CommitInterval/2
-		lsn := j.next - 1
-		ahead := len(j.free) == 0 && j.growable()
-		j.mu.Unlock()
-		if due {
-			j.Commit(lsn) // a failure is sticky, and Fail was told
-		}
-		if ahead {
-			j.grow()
-		}
+		j.atWork(func() { j.commitDue() })
 	}
 }
+
+// commitDue commits what is old and makes a segment ahead of need.
+func (j *Journal) commitDue() {
+	j.mu.Lock()
+	due := !j.since.IsZero() && time.Since(j.since) >= j.cfg.CommitInterval/2
+	lsn := j.next - 1
+	ahead := len(j.free) == 0 && j.growable()
+	j.mu.Unlock()
+	if due {
+		j.Commit(lsn) // a failure is sticky, and Fail was told
+	}
+	if ahead {
+		j.grow()
+	}
+}
+
+// atWork calls f unless the journal rests.
+func (j *Journal) atWork(f func()) {
+	j.busy.RLock()
+	defer j.busy.RUnlock()
+	if !j.resting.Load() {
+		f()
+	}
+}
+
+// Rest ends the work in the background until Work: no authenticator is called
+// but by callers of the Journal.
+func (j *Journal) Rest() {
+	j.resting.Store(true)
+	j.busy.Lock()
+	j.busy.Unlock()
+}
+
+// Work undoes Rest.
+func (j *Journal) Work() {
+	j.resting.Store(false)
+	j.kick()
+}
+
+// CommitAll commits all that was appended.
+func (j *Journal) CommitAll() error { return j.Commit(j.lastLSN()) }
 
 // writeSoon hands what is in memory to the backing, without a flush.
 func (j *Journal) writeSoon() {
@@ -417,8 +450,10 @@ func (j *Journal) writeSoon() {
 		return
 	case <-t.C:
 	}
-	j.mu.Lock()
-	j.closeBatch()
-	j.mu.Unlock()
-	j.writeQueue(0) // a failure is sticky
+	j.atWork(func() {
+		j.mu.Lock()
+		j.closeBatch()
+		j.mu.Unlock()
+		j.writeQueue(0) // a failure is sticky
+	})
 }

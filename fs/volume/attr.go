@@ -39,10 +39,17 @@ type Change struct {
 type Writer struct {
 	DropSetIDs bool
 	GID        uint32
+	Writeback  bool // it is the kernel, with dirty pages of its cache
 }
 
 // GetAttr returns the attributes of a node.
 func (v *Volume) GetAttr(id NodeID) (Stat, error) {
+	if id != RootID { // whose attributes take no key, and umount(8) wants them
+		if err := v.gate.enter(); err != nil {
+			return Stat{}, err
+		}
+		defer v.gate.leave()
+	}
 	n, err := v.table.get(id)
 	if err != nil {
 		return Stat{}, err
@@ -139,7 +146,7 @@ func (v *Volume) SetAttr(id NodeID, c Change) (Stat, error) {
 	if err != nil {
 		return Stat{}, err
 	}
-	return v.attr(n)
+	return v.GetAttr(id)
 }
 
 // changeGated is change, once the volume is not frozen.

@@ -34,18 +34,28 @@ var (
 )
 
 // beginChange lets in who is about to change the volume, once it is not
-// frozen; endChange follows. EROFS for a read-only volume. The caller holds no
-// lock, and is not let in twice.
-func (v *Volume) beginChange() error {
+// frozen; endChange follows. EROFS for a read-only volume, ErrInaccessible for a
+// suspended one. The caller holds no lock, and is not let in twice.
+func (v *Volume) beginChange() error { return v.beginChangeBy(v.gate.enter) }
+
+// beginChangeBy is beginChange by one of the gate's entries. Who waits for the
+// end of a freeze is not through the gate, so that a suspension need not.
+func (v *Volume) beginChangeBy(enter func() error) error {
 	v.freeze.gate.RLock()
-	if err := v.writable(); err != nil {
-		v.freeze.gate.RUnlock()
-		return err
+	err := v.writable()
+	if err == nil {
+		err = enter()
 	}
-	return nil
+	if err != nil {
+		v.freeze.gate.RUnlock()
+	}
+	return err
 }
 
-func (v *Volume) endChange() { v.freeze.gate.RUnlock() }
+func (v *Volume) endChange() {
+	v.gate.leave()
+	v.freeze.gate.RUnlock()
+}
 
 // Freeze makes the ciphertext directory whole, as an unmount would, and keeps it
 // so until Thaw or Close: who changes something waits, who reads does not. It
@@ -53,6 +63,10 @@ func (v *Volume) endChange() { v.freeze.gate.RUnlock() }
 // wait. Errors: ErrFrozen, EROFS where the volume was turned read-only by an
 // error, the backing's; the volume is then not frozen.
 func (v *Volume) Freeze(ctx context.Context) (Frozen, error) {
+	if err := v.gate.enter(); err != nil {
+		return Frozen{}, err
+	}
+	defer v.gate.leave()
 	v.freeze.mu.Lock()
 	defer v.freeze.mu.Unlock()
 	if !v.freeze.since.IsZero() {

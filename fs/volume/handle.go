@@ -40,12 +40,14 @@ func (v *Volume) Open(id NodeID, o OpenOptions) (*Handle, error) {
 	if !n.isRegular() {
 		return nil, unix.EINVAL
 	}
+	begin, end := v.gate.enter, v.gate.leave
 	if o.Truncate {
-		if err := v.beginChange(); err != nil {
-			return nil, err
-		}
-		defer v.endChange()
+		begin, end = v.beginChange, v.endChange
 	}
+	if err := begin(); err != nil {
+		return nil, err
+	}
+	defer end()
 	file, err := v.openFile(n)
 	if err != nil {
 		return nil, err
@@ -95,6 +97,10 @@ func (h *Handle) Size() int64 { return h.file.Size() }
 // ReadAt reads what there is of len(p) bytes at off; at the end of the file
 // that is less, without an error.
 func (h *Handle) ReadAt(p []byte, off int64) (int, error) {
+	if err := h.v.gate.enter(); err != nil {
+		return 0, err
+	}
+	defer h.v.gate.leave()
 	if off < 0 {
 		return 0, unix.EINVAL
 	}
@@ -103,7 +109,11 @@ func (h *Handle) ReadAt(p []byte, off int64) (int, error) {
 
 // WriteAt writes p at off.
 func (h *Handle) WriteAt(p []byte, off int64, by Writer) (int, error) {
-	if err := h.v.beginChange(); err != nil {
+	enter := h.v.gate.enter
+	if by.Writeback {
+		enter = h.v.gate.enterWriteback
+	}
+	if err := h.v.beginChangeBy(enter); err != nil {
 		return 0, err
 	}
 	defer h.v.endChange()
@@ -157,6 +167,10 @@ func (h *Handle) Allocate(mode uint32, off, length int64, by Writer) error {
 
 // Seek is lseek(2) with unix.SEEK_DATA or unix.SEEK_HOLE.
 func (h *Handle) Seek(off int64, whence int) (int64, error) {
+	if err := h.v.gate.enter(); err != nil {
+		return 0, err
+	}
+	defer h.v.gate.leave()
 	switch {
 	case off < 0:
 		return 0, unix.ENXIO
@@ -171,6 +185,10 @@ func (h *Handle) Seek(off int64, whence int) (int64, error) {
 // Sync makes the file durable: its data and size, with its other attributes
 // unless dataOnly.
 func (h *Handle) Sync(dataOnly bool) error {
+	if err := h.v.gate.enterWriteback(); err != nil {
+		return err
+	}
+	defer h.v.gate.leave()
 	if h.v.ro {
 		return nil
 	}

@@ -131,8 +131,11 @@ func (v *Volume) reaper() {
 			return
 		case <-time.After(reapDelay):
 		}
+		var err error
 		v.homing.Lock()
-		_, err := v.dropRemoved()
+		if !v.resting.Load() {
+			_, err = v.dropRemoved()
+		}
 		v.homing.Unlock()
 		if err != nil {
 			v.complain("removed files cannot be dropped yet", "err", err)
@@ -276,6 +279,10 @@ func (v *Volume) settle() {
 	if v.journal == nil || v.ro || v.files.idleCount() <= maxIdle {
 		return
 	}
+	if v.gate.enter() != nil {
+		return
+	}
+	defer v.gate.leave()
 	v.settling.Lock()
 	defer v.settling.Unlock()
 	if v.files.idleCount() <= maxIdle || v.broken.Load() {

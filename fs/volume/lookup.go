@@ -9,6 +9,10 @@ import (
 
 // Lookup finds a name in a directory.
 func (v *Volume) Lookup(parent NodeID, name string) (Entry, error) {
+	if err := v.gate.enter(); err != nil {
+		return Entry{}, err
+	}
+	defer v.gate.leave()
 	n, d, err := v.dirOf(parent)
 	if err != nil {
 		return Entry{}, err

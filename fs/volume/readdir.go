@@ -32,6 +32,14 @@ type DirHandle struct {
 
 // OpenDir opens a directory to list it.
 func (v *Volume) OpenDir(id NodeID) (*DirHandle, error) {
+	if err := v.gate.enter(); err != nil {
+		return nil, err
+	}
+	defer v.gate.leave()
+	return v.openDir(id)
+}
+
+func (v *Volume) openDir(id NodeID) (*DirHandle, error) {
 	n, d, err := v.dirOf(id)
 	if err != nil {
 		return nil, err
@@ -66,6 +74,14 @@ func (h *DirHandle) Close() error {
 // take refuses one or the directory ends. Entries that were made or removed
 // since the handle was opened may be missed or seen until off is 0 again.
 func (h *DirHandle) Read(off int64, take func(DirEntry) bool) error {
+	if err := h.v.gate.enter(); err != nil {
+		return err
+	}
+	defer h.v.gate.leave()
+	return h.read(off, take)
+}
+
+func (h *DirHandle) read(off int64, take func(DirEntry) bool) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.stream == nil {
@@ -139,6 +155,14 @@ func (h *DirHandle) open(name string) (plain string, ok bool) {
 
 // Enter looks up an entry of a listing, which is none of "." and "..".
 func (h *DirHandle) Enter(e DirEntry) (Entry, error) {
+	if err := h.v.gate.enter(); err != nil {
+		return Entry{}, err
+	}
+	defer h.v.gate.leave()
+	return h.enter(e)
+}
+
+func (h *DirHandle) enter(e DirEntry) (Entry, error) {
 	if e.back == "" {
 		return Entry{}, unix.EINVAL
 	}
@@ -152,6 +176,10 @@ func (h *DirHandle) Enter(e DirEntry) (Entry, error) {
 
 // Sync makes the names in the directory and its attributes durable.
 func (h *DirHandle) Sync() error {
+	if err := h.v.gate.enter(); err != nil {
+		return err
+	}
+	defer h.v.gate.leave()
 	if h.v.ro {
 		return nil
 	}

@@ -58,9 +58,14 @@ func (v *Volume) moving(to ...move) (end func()) {
 	}
 }
 
+// start is called with no move under way. What a walk that ended early left in
+// the list is the next one's.
 func (m *moves) start() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.walking {
+		return
+	}
 	m.done = sync.NewCond(&m.mu)
 	m.walking = true
 }
@@ -82,17 +87,18 @@ func (m *moves) take() []move {
 // walk is one look at all files.
 type walk struct {
 	v     *Volume
+	stop  <-chan struct{}
 	files int
 	blind bool                   // some could not be looked at
 	again bool                   // for a reason that may pass
 	seen  map[cipher.FileID]bool // of files without a readable name
 }
 
-// lookAtAll ends early, without having cleared v.unclean, when v.stop is
-// closed.
-func (v *Volume) lookAtAll() {
+// lookAtAll ends early, without having cleared v.unclean, when v.stop or stop
+// is closed.
+func (v *Volume) lookAtAll(stop <-chan struct{}) {
 	defer v.walk.Done()
-	w := &walk{v: v, seen: map[cipher.FileID]bool{}}
+	w := &walk{v: v, stop: stop, seen: map[cipher.FileID]bool{}}
 	whole := w.lookAt(RootID)
 	for whole {
 		list := v.moved.take()
@@ -279,7 +285,7 @@ func (w *walk) readID(d backing.Dir, name string) (cipher.FileID, error) {
 // looked at: it will fail in the same way for whoever asks for it.
 func (w *walk) lookAtDir(id NodeID) (dirs []NodeID, ok bool) {
 	v := w.v
-	h, err := v.OpenDir(id)
+	h, err := v.openDir(id)
 	if err != nil {
 		v.complain("directory cannot be looked at", "err", err)
 		w.failed(err)
@@ -289,7 +295,7 @@ func (w *walk) lookAtDir(id NodeID) (dirs []NodeID, ok bool) {
 	ok = true
 	var entries []DirEntry
 	listed := map[string]bool{}
-	err = h.Read(0, func(e DirEntry) bool {
+	err = h.read(0, func(e DirEntry) bool {
 		listed[e.back] = true
 		if e.back != "" && (e.Kind == unix.S_IFREG || e.Kind == unix.S_IFDIR || e.Kind == 0) {
 			entries = append(entries, e)
@@ -305,9 +311,11 @@ func (w *walk) lookAtDir(id NodeID) (dirs []NodeID, ok bool) {
 		select {
 		case <-v.stop:
 			return dirs, false
+		case <-w.stop:
+			return dirs, false
 		default:
 		}
-		child, err := h.Enter(e)
+		child, err := h.enter(e)
 		if err != nil {
 			w.failed(err)
 			continue

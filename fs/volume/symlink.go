@@ -131,6 +131,10 @@ func (m *making) farSymlink(target string) (*linkID, error) {
 
 // Readlink returns the target of a symlink.
 func (v *Volume) Readlink(id NodeID) (string, error) {
+	if err := v.gate.enter(); err != nil {
+		return "", err
+	}
+	defer v.gate.leave()
 	n, err := v.table.get(id)
 	if err != nil {
 		return "", err

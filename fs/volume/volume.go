@@ -89,7 +89,12 @@ type Volume struct {
 	freeze   freezer
 	reap     chan struct{} // a removed file waits
 	settling sync.Mutex
-	homing   sync.Mutex // held while records go home, or are dropped
+
+	gate       gate          // of all calls that take keys
+	suspending sync.Mutex    // held by Suspend and Resume
+	resting    atomic.Bool   // nothing is done in the background
+	stopWalk   chan struct{} // closed to end the walk for a while
+	homing     sync.Mutex    // held while records go home, or are dropped
 }
 
 const defaultOpenDirs = 256
@@ -101,6 +106,7 @@ func Open(c Config) (*Volume, error) {
 	v := &Volume{
 		cipher: c.Cipher, layout: c.Cipher.Layout(), ro: c.ReadOnly, log: c.Log,
 		cache: blockfile.NewCache(0), stop: make(chan struct{}), files: newRegistry(c.ReadOnly), reap: make(chan struct{}, 1),
+		gate: newGate(), stopWalk: make(chan struct{}),
 	}
 	if v.log == nil {
 		v.log = slog.New(slog.DiscardHandler)
@@ -156,10 +162,15 @@ func (v *Volume) start() {
 		v.workers.Add(1)
 		go v.reaper()
 	}
-	if v.unclean.Load() {
+	v.startWalk()
+}
+
+// startWalk begins to look at all files where that is due.
+func (v *Volume) startWalk() {
+	if v.unclean.Load() && !v.ro {
 		v.moved.start()
 		v.walk.Add(1)
-		go v.lookAtAll()
+		go v.lookAtAll(v.stopWalk)
 	}
 }
 
@@ -219,7 +230,8 @@ func (v *Volume) closeMeta() {
 
 // Close makes everything durable and marks the volume clean. Handles still
 // open are closed; no other call may be under way. It returns the first error;
-// the volume then stays marked unclean.
+// the volume then stays marked unclean. So does a suspended one, without an
+// error: its data is durable, and going home takes keys.
 func (v *Volume) Close() error {
 	close(v.stop)
 	v.walk.Wait()
@@ -229,11 +241,15 @@ func (v *Volume) Close() error {
 	for _, f := range orphans {
 		errs = append(errs, f.Close())
 	}
-	if v.journal != nil && !v.ro {
+	keys := !v.gate.isShut()
+	if !keys {
+		v.log.Warn("volume is closed while its keys are withdrawn: what the journal holds stays there for the next mount")
+	}
+	if v.journal != nil && !v.ro && keys {
 		errs = append(errs, v.journal.Drain())
 	}
 	for _, file := range v.files.all() {
-		if v.journal == nil && !v.ro {
+		if v.journal == nil && !v.ro && keys {
 			errs = append(errs, file.Sync(false))
 		}
 		errs = append(errs, file.Close())
@@ -242,7 +258,7 @@ func (v *Volume) Close() error {
 		errs = append(errs, v.rootDir.SyncAll())
 	}
 	// What was not looked at after an unclean stop is to be next time.
-	clean := errors.Join(errs...) == nil && !v.unclean.Load() && !v.broken.Load()
+	clean := keys && errors.Join(errs...) == nil && !v.unclean.Load() && !v.broken.Load()
 	if v.journal != nil {
 		errs = append(errs, v.journal.Close(clean))
 	} else if !v.ro && clean {

@@ -97,6 +97,10 @@ func (v *Volume) owner(n *Node) ([16]byte, error) {
 
 // GetXattr returns the value of an attribute, ENODATA if there is none.
 func (v *Volume) GetXattr(id NodeID, name string) ([]byte, error) {
+	if err := v.gate.enter(); err != nil {
+		return nil, err
+	}
+	defer v.gate.leave()
 	n, err := v.table.get(id)
 	if err != nil {
 		return nil, err
@@ -186,6 +190,10 @@ func (v *Volume) attrToChange(id NodeID, name string) (*Node, attrName, error) {
 // ListXattr returns the names of a node's attributes. What the backing
 // filesystem has beside them is left out.
 func (v *Volume) ListXattr(id NodeID) ([]string, error) {
+	if err := v.gate.enter(); err != nil {
+		return nil, err
+	}
+	defer v.gate.leave()
 	n, err := v.table.get(id)
 	if err != nil {
 		return nil, err

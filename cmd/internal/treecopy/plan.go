@@ -1,0 +1,113 @@
+package treecopy
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// WorkDir is the name, in the target, of the directory of files under way. A
+// finished copy removes it.
+const WorkDir = ".plyfs-import"
+
+var (
+	// ErrDiffers reports something in the target that is not what the source has.
+	ErrDiffers = errors.New("is there already and differs")
+	// ErrChanged reports a source that changed while it was copied.
+	ErrChanged = errors.New("changed while it was copied")
+	// ErrVerify reports that what was read back is not what was written.
+	ErrVerify = errors.New("does not read back as it was written")
+)
+
+// inode names a file of the source.
+type inode struct{ dev, ino uint64 }
+
+// entry is something to copy. The first name of an inode is copied, further
+// ones become links.
+type entry struct {
+	path string // relative to the source, "." the source itself
+	st   unix.Stat_t
+	link string // path of the inode's first name, for a further one
+}
+
+func (e *entry) kind() uint32 { return e.st.Mode & unix.S_IFMT }
+
+func (e *entry) inode() inode { return inode{e.st.Dev, e.st.Ino} }
+
+// plan is what a copy has to do, parents before what is in them.
+type plan struct {
+	dirs, files, links []*entry // files: all that is neither directory nor link
+	bytes              int64    // of regular files
+	sockets            []string
+}
+
+// makePlan looks at everything below root. A mountpoint there is an error: what
+// lies under it belongs to another filesystem.
+func makePlan(ctx context.Context, root string) (*plan, error) {
+	p := &plan{}
+	first := map[inode]string{}
+	var dev uint64
+	err := filepath.WalkDir(root, func(path string, _ os.DirEntry, err error) error {
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(root, path)
+		if err != nil {
+			return err
+		}
+		if rel == WorkDir {
+			return fmt.Errorf("%s: an import into %s did not end; run it again first", path, root)
+		}
+		e := &entry{path: rel}
+		if err := unix.Lstat(path, &e.st); err != nil {
+			return &os.PathError{Op: "stat", Path: path, Err: err}
+		}
+		if rel == "." {
+			dev = e.st.Dev
+		} else if e.st.Dev != dev {
+			return fmt.Errorf("%s: another filesystem is mounted there; copy it by itself", path)
+		}
+		p.add(e, first)
+		return nil
+	})
+	return p, err
+}
+
+func (p *plan) add(e *entry, first map[inode]string) {
+	switch e.kind() {
+	case unix.S_IFDIR:
+		p.dirs = append(p.dirs, e)
+		return
+	case unix.S_IFSOCK:
+		p.sockets = append(p.sockets, e.path)
+		return
+	}
+	if e.st.Nlink > 1 {
+		if old, ok := first[e.inode()]; ok {
+			e.link = old
+			p.links = append(p.links, e)
+			return
+		}
+		first[e.inode()] = e.path
+	}
+	p.files = append(p.files, e)
+	if e.kind() == unix.S_IFREG {
+		p.bytes += e.st.Size
+	}
+}
+
+// largestFirst orders files so that workers end at about the same time.
+func (p *plan) largestFirst() []*entry {
+	files := slices.Clone(p.files)
+	slices.SortStableFunc(files, func(a, b *entry) int { return cmp.Compare(b.st.Size, a.st.Size) })
+	return files
+}

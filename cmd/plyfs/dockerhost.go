@@ -1,0 +1,197 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/plyfs/plyfs/cmd/internal/dockervolume"
+	"github.com/plyfs/plyfs/fs/backing"
+	"github.com/plyfs/plyfs/fs/volume"
+)
+
+// dockerHost makes and mounts the volumes of the plugin. It does that with
+// this program's own commands in processes of their own: keys never come into
+// the memory of the plugin, and a daemon is nobody's child when its 'plyfs
+// mount' has left.
+type dockerHost struct {
+	stateDir  string   // of run files
+	storeArgs []string // flags that name the key stores
+	log       *slog.Logger
+}
+
+var _ dockervolume.Host = (*dockerHost)(nil)
+
+func (h *dockerHost) Make(ctx context.Context, dir string, o dockervolume.Options) error {
+	args := append([]string{"init"}, h.storeArgs...)
+	// With '=', since a name may start with '-'.
+	args = append(args, "--cluster="+o.Cluster, "--group="+o.Group, "--block-size="+strconv.Itoa(o.BlockSize))
+	if o.Layers == 1 {
+		args = append(args, "--single-layer")
+	}
+	return h.run(ctx, true, append(args, "--", dir)...)
+}
+
+func (h *dockerHost) Describe(dir string) (d dockervolume.Description, err error) {
+	config, err := readConfig(dir)
+	if err != nil {
+		return d, err
+	}
+	d.BlockSize, d.Layers = int(config.Params().BlockSize), len(config.Layers())
+	for _, layer := range config.Layers() {
+		for _, slot := range config.Slots(layer) {
+			d.Cluster, d.Group = slot.Names.Cluster, slot.Names.Group
+		}
+	}
+	return d, nil
+}
+
+func (h *dockerHost) Mount(ctx context.Context, source, target string, o dockervolume.Options) error {
+	args := append([]string{"mount"}, h.storeArgs...)
+	for name, value := range map[string]string{"cluster": o.Cluster, "group": o.Group, "journal-size": o.JournalSize} {
+		if value != "" {
+			args = append(args, "-o", name+"="+value)
+		}
+	}
+	if o.Layers != 0 {
+		args = append(args, "-o", "layers="+strconv.Itoa(o.Layers))
+	}
+	return h.run(ctx, true, append(args, "--", source, target)...)
+}
+
+func (h *dockerHost) Unmount(ctx context.Context, source, target string) error {
+	err := h.run(ctx, false, "umount", "--", target)
+	var p *problem
+	if errors.As(err, &p) && p.code == exitBusy {
+		return fmt.Errorf("%w: %w", dockervolume.ErrBusy, err)
+	}
+	return err
+}
+
+// dyingTime is how long a daemon that does not answer may take to be gone.
+const dyingTime = 5 * time.Second
+
+// State asks a daemon that seems to be there whether it is: one that is being
+// killed holds its lock until its last thread has ended.
+func (h *dockerHost) State(source, target string) (dockervolume.State, error) {
+	for start := time.Now(); ; time.Sleep(closeStep) {
+		st, err := h.look(source, target)
+		if err != nil || st != dockervolume.Serving {
+			return st, err
+		}
+		err = askDaemon(h.stateDir, target, "journal", nil, nil, questionTime)
+		if !errors.Is(err, errNoDaemon) {
+			return dockervolume.Serving, nil
+		}
+		if time.Since(start) > dyingTime {
+			h.log.Warn("a daemon holds its volume and does not answer", "target", target)
+			return dockervolume.Serving, nil
+		}
+	}
+}
+
+// look is State without asking.
+func (h *dockerHost) look(source, target string) (dockervolume.State, error) {
+	mounts, err := readMounts()
+	if err != nil {
+		return dockervolume.Absent, err
+	}
+	m, ok := mountedAt(mounts, target)
+	if !ok {
+		if heldElsewhere(source) {
+			return dockervolume.Held, nil
+		}
+		return dockervolume.Absent, nil
+	}
+	if m.Type != fsType || m.Source != source {
+		return dockervolume.Absent, fmt.Errorf("something else is mounted at %s: %s", target, m.Source)
+	}
+	switch stateOf(m) {
+	case stateServing:
+		return dockervolume.Serving, nil
+	case stateDead:
+		return dockervolume.Dead, nil
+	}
+	// Its ciphertext cannot be seen: go by the process.
+	if run := readRunFile(h.stateDir, target); run != nil && !run.alive() {
+		return dockervolume.Dead, nil
+	}
+	return dockervolume.Serving, nil
+}
+
+// heldElsewhere reports whether a daemon has the volume in a ciphertext
+// directory open.
+func heldElsewhere(source string) bool {
+	root, err := backing.OpenDir(source)
+	if err != nil {
+		return false
+	}
+	defer root.Close()
+	lock, err := volume.Lock(root, 0)
+	if err == nil {
+		lock.Close()
+	}
+	return errors.Is(err, volume.ErrBusy)
+}
+
+func (h *dockerHost) Detach(target string) error { return removeDead(target) }
+
+// run runs one of this program's commands and returns its error. Where tied,
+// it does not outlive the plugin.
+func (h *dockerHost) run(ctx context.Context, tied bool, args ...string) error {
+	var errs bytes.Buffer
+	cmd := exec.CommandContext(ctx, "/proc/self/exe", args...)
+	cmd.Args[0] = "plyfs"
+	cmd.Dir = "/"
+	cmd.Stderr = &errs
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if tied {
+		// The kernel sends it when the thread ends that started the process.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		cmd.SysProcAttr.Pdeathsig = unix.SIGKILL
+	}
+	err := cmd.Run()
+	for line := range strings.Lines(errs.String()) {
+		h.log.Info(args[0], "place", filepath.Base(args[len(args)-1]), "says", strings.TrimSpace(line))
+	}
+	if err == nil {
+		return nil
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	code := exitFailure
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.ExitCode() > 0 {
+		code = exitCode(exit.ExitCode())
+	}
+	return &problem{err: fmt.Errorf("plyfs %s: %s", args[0], saidOf(errs.String(), err)), code: code}
+}
+
+// saidOf is what a command said of its failure, in one line.
+func saidOf(stderr string, err error) string {
+	var said []string
+	for line := range strings.Lines(stderr) {
+		for _, kind := range []string{"error: ", "hint: "} {
+			if text, ok := strings.CutPrefix(strings.TrimSpace(line), "plyfs: "+kind); ok {
+				said = append(said, text)
+			}
+		}
+	}
+	if len(said) == 0 {
+		return err.Error()
+	}
+	return strings.Join(said, "; ")
+}

@@ -1,0 +1,190 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
+
+	"github.com/plyfs/plyfs/cmd/internal/treecopy"
+)
+
+func importCommand(con *console) *cli.Command {
+	return &cli.Command{
+		Name:      "import",
+		Usage:     "copy a directory, such as a datadir, into a mounted volume",
+		UsageText: "plyfs import [--json] DIR TARGET",
+		Description: "TARGET is a directory in a mounted volume, its mountpoint or a new one. What DIR\n" +
+			"holds is copied with owners, modes, times, hard links, ACLs and holes, synced,\n" +
+			"read back and compared. Interrupted, it goes on where it was when it is run\n" +
+			"again. DIR is not changed, and nothing in TARGET overwritten. Stop the server\n" +
+			"that uses DIR first.",
+		Flags: []cli.Flag{jsonFlag()},
+		Action: func(c *cli.Context) error {
+			p, err := places(c, "DIR", "TARGET")
+			if err != nil {
+				return err
+			}
+			return importDir(con, p[0], p[1], c.Bool("json"))
+		},
+	}
+}
+
+// importDir copies from into to, and says what it did.
+func importDir(con *console, from, to string, asJSON bool) error {
+	from, err := filepath.EvalSymlinks(from)
+	if err == nil {
+		from, err = filepath.Abs(from)
+	}
+	if err != nil {
+		return fmt.Errorf("directory to import: %w", err)
+	}
+	if to, err = importTarget(to); err != nil {
+		return err
+	}
+	if to == from || strings.HasPrefix(to, from+"/") {
+		return usageError("", "%s lies in %s", to, from)
+	}
+	if users := writersBelow(from); len(users) > 0 {
+		return &problem{err: fmt.Errorf("%s is in use", from), code: exitBusy, hint: "stop " + strings.Join(users, ", ") + " first"}
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	defer stop()
+	meter := newMeter(con)
+	result, err := treecopy.Copy(ctx, from, to, meter.show)
+	if err != nil {
+		return importError(ctx, err)
+	}
+	if asJSON {
+		return con.json(result)
+	}
+	for _, s := range result.Sockets {
+		con.note("left out the socket %s", s)
+	}
+	con.print("%d files copied and verified, %d present already, %s in all\n", result.Files, result.Present, gib(result.Bytes))
+	return nil
+}
+
+// importTarget returns the absolute path of a place in a mounted volume.
+func importTarget(to string) (string, error) {
+	to, err := filepath.Abs(to)
+	if err != nil {
+		return "", err
+	}
+	// The place itself may be new.
+	dir, err := filepath.EvalSymlinks(to)
+	if errors.Is(err, os.ErrNotExist) {
+		if dir, err = filepath.EvalSymlinks(filepath.Dir(to)); err == nil {
+			dir = filepath.Join(dir, filepath.Base(to))
+		}
+	}
+	if err != nil {
+		return "", fmt.Errorf("target: %w", err)
+	}
+	mounts, err := readMounts()
+	if err != nil {
+		return "", err
+	}
+	var in mountEntry
+	for _, m := range mounts {
+		if below := m.Target == dir || strings.HasPrefix(dir, strings.TrimSuffix(m.Target, "/")+"/"); below && len(m.Target) >= len(in.Target) {
+			in = m
+		}
+	}
+	if in.Type != fsType {
+		return "", &problem{err: fmt.Errorf("%s is not in a mounted volume", to), code: exitNotMounted, hint: "mount the volume first: plyfs mount CIPHERDIR MOUNTPOINT"}
+	}
+	return dir, nil
+}
+
+// importError says what to do.
+func importError(ctx context.Context, err error) error {
+	const again = "run the same command again, it goes on where it was"
+	switch {
+	case ctx.Err() != nil:
+		return &problem{err: errors.New("interrupted"), code: exitFailure, hint: again}
+	case errors.Is(err, treecopy.ErrDiffers):
+		return &problem{err: err, code: exitExists, hint: "import into a new directory, or move away what is there"}
+	case errors.Is(err, treecopy.ErrChanged):
+		return &problem{err: err, code: exitBusy, hint: "stop what writes to it, and " + again}
+	case errors.Is(err, treecopy.ErrVerify):
+		return &problem{err: err, code: exitIO, hint: "check the disk and the memory of this machine"}
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT), errors.Is(err, unix.EIO):
+		return &problem{err: err, code: exitIO, hint: again}
+	}
+	return err
+}
+
+// writersBelow names processes that have files below dir open to write.
+func writersBelow(dir string) []string {
+	links, _ := filepath.Glob("/proc/[0-9]*/fd/*")
+	seen := map[string]bool{}
+	var users []string
+	for _, link := range links {
+		to, err := os.Readlink(link)
+		if err != nil || !strings.HasPrefix(to, dir+"/") {
+			continue
+		}
+		proc := filepath.Dir(filepath.Dir(link))
+		if seen[proc] || !opensToWrite(proc, filepath.Base(link)) {
+			continue
+		}
+		seen[proc] = true
+		name, _ := os.ReadFile(proc + "/comm")
+		users = append(users, fmt.Sprintf("%s (process %s)", strings.TrimSpace(string(name)), filepath.Base(proc)))
+	}
+	return users
+}
+
+func opensToWrite(proc, fd string) bool {
+	info, err := os.ReadFile(proc + "/fdinfo/" + fd)
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(info)) {
+		if rest, ok := strings.CutPrefix(line, "flags:"); ok {
+			var flags int
+			_, err := fmt.Sscanf(strings.TrimSpace(rest), "%o", &flags)
+			return err == nil && flags&unix.O_ACCMODE != unix.O_RDONLY
+		}
+	}
+	return false
+}
+
+// meter shows how far a copy is, now and then.
+type meter struct {
+	con   *console
+	start time.Time
+	every time.Duration
+
+	mu   sync.Mutex
+	last time.Time
+}
+
+func newMeter(con *console) *meter {
+	now := time.Now()
+	return &meter{con: con, start: now, last: now, every: 5 * time.Second}
+}
+
+func (m *meter) show(p treecopy.Progress) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := time.Now()
+	if now.Sub(m.last) < m.every {
+		return
+	}
+	m.last = now
+	rate := float64(p.Bytes) / now.Sub(m.start).Seconds() / (1 << 20)
+	m.con.note("%s of %s, %d of %d files, %.0f MiB/s", gib(p.Bytes), gib(p.AllBytes), p.Files, p.AllFiles, rate)
+}
+
+// gib writes a number of bytes in GiB.
+func gib(n int64) string { return fmt.Sprintf("%.2f GiB", float64(n)/(1<<30)) }

@@ -1,0 +1,68 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/plyfs/plyfs/cmd/internal/treecopy"
+)
+
+func TestImport(t *testing.T) {
+	needMounts(t)
+	b := newBench(t)
+	b.volume()
+	from := filepath.Join(b.dir, "datadir")
+	if err := os.MkdirAll(filepath.Join(from, "db"), 0o750); err != nil {
+		t.Fatal(err)
+	}
+	large := bytes.Repeat([]byte("a row of a table\n"), 300_000)
+	if err := os.WriteFile(filepath.Join(from, "ibdata1"), large, 0o640); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(from, "db/t.ibd"), []byte("table"), 0o640); err != nil {
+		t.Fatal(err)
+	}
+	r := b.run(exitNotMounted, "import", from, b.mnt)
+	wantText(t, "standard error", r.stderr, "not in a mounted volume", "plyfs: hint: ")
+	b.mount()
+
+	// A server that still runs is named.
+	open, err := os.OpenFile(filepath.Join(from, "ibdata1"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r = b.run(exitBusy, "import", from, b.mnt)
+	wantText(t, "standard error", r.stderr, "is in use", "stop ")
+	open.Close()
+
+	// An import that was interrupted goes on.
+	work := filepath.Join(b.mnt, treecopy.WorkDir)
+	if err := os.Mkdir(work, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	r = b.run(exitOK, "import", "--json", from, b.mnt)
+	var result treecopy.Result
+	if err := json.Unmarshal([]byte(r.stdout), &result); err != nil || result.Files != 2 || result.Bytes != int64(len(large)+5) {
+		t.Errorf("result %+v, %v", result, err)
+	}
+	if got, err := os.ReadFile(filepath.Join(b.mnt, "ibdata1")); err != nil || !bytes.Equal(got, large) {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+	if st, err := os.Stat(filepath.Join(b.mnt, "db")); err != nil || st.Mode().Perm() != 0o750 {
+		t.Errorf("directory: %v, %v", st, err)
+	}
+	if _, err := os.Stat(work); !os.IsNotExist(err) {
+		t.Errorf("%s is left: %v", work, err)
+	}
+
+	r = b.run(exitOK, "import", from, filepath.Join(b.mnt, "new"))
+	wantText(t, "standard output", r.stdout, "2 files copied and verified, 0 present already")
+	b.write("new/db/t.ibd", "other")
+	r = b.run(exitExists, "import", from, filepath.Join(b.mnt, "new"))
+	wantText(t, "standard error", r.stderr, "nothing is overwritten")
+	b.run(exitUsage, "import", b.mnt, filepath.Join(b.mnt, "new/inside"))
+	b.run(exitOK, "umount", b.mnt)
+}

@@ -25,6 +25,8 @@ mariadb-admin       mariadb-client
 sysbench            sysbench
 fio                 fio
 sqlite3             sqlite3
+rsync               rsync
+mkfs.btrfs          btrfs-progs
 setfacl             acl
 getfattr            attr
 mkfs.xfs            xfsprogs

@@ -111,7 +111,7 @@ func (b *bench) sweep() {
 }
 
 func (b *bench) awaitEnd(run *runFile) {
-	for end := time.Now().Add(10 * time.Second); run.alive(); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(60 * time.Second); run.alive(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
 			b.t.Errorf("daemon %d does not end", run.PID)
 			unix.Kill(run.PID, unix.SIGKILL)

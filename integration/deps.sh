@@ -22,6 +22,9 @@ mountpoint          util-linux
 test=$demo'
 mariadb-check       mariadb-client
 mariadb-admin       mariadb-client
+mariadb-backup      mariadb-backup
+mydumper            mydumper
+unshare             util-linux
 sysbench            sysbench
 fio                 fio
 sqlite3             sqlite3

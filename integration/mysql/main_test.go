@@ -79,6 +79,15 @@ func setUp(mode string) error {
 	if err := os.Mkdir(env.scratch, 0o755); err != nil {
 		return err
 	}
+	// Shared, so that servers in mount namespaces of their own see what is
+	// mounted and unmounted here, and keep no mount alive.
+	err := unix.Mount(env.scratch, env.scratch, "", unix.MS_BIND, "")
+	if err == nil {
+		err = unix.Mount("", env.scratch, "", unix.MS_SHARED, "")
+	}
+	if err != nil {
+		return fmt.Errorf("making %s a shared mount: %w", env.scratch, err)
+	}
 	startSpawner()
 	if err := build(); err != nil {
 		return err

@@ -94,7 +94,7 @@ fuzz: ## each fuzzer for FUZZTIME seconds
 integration: build ## real mounts, MariaDB, fio, tampering, kill -9 (root)
 	PLYFS_BIN='$(CURDIR)/bin/plyfs' CGO_ENABLED=0 $(GO) test -count=1 -timeout 25m ./integration $(ARGS)
 
-mysql-short: build ## MariaDB and MySQL: one row per feature, backups (root)
+mysql-short: build ## MariaDB and MySQL: one row per feature, backups, replication (root)
 	PLYFS_MYSQL=short PLYFS_BIN='$(CURDIR)/bin/plyfs' CGO_ENABLED=0 $(GO) test -count=1 -timeout 15m -parallel 4 ./integration/mysql $(ARGS)
 
 mysql: build ## every combination of server and setup, larger sets; ends with a table (root, long)

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -167,6 +168,16 @@ func check(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// stages returns a function that logs what was reached, and how long it took.
+func stages(t testing.TB) func(what string) {
+	start := time.Now()
+	return func(what string) {
+		t.Helper()
+		t.Logf("%5.1f s: %s", time.Since(start).Seconds(), what)
+		start = time.Now()
 	}
 }
 

@@ -30,7 +30,7 @@ BENCHTIME  ?= 1s
 # Arguments for the integration tests, as in: make integration ARGS='-run MariaDB -v'
 ARGS ?=
 
-.PHONY: help build deb deps demo test check unit race crash powercut hotpath fuzz fuzz-short integration mysql-short mysql system fresh bench clean
+.PHONY: help build deb deps demo test check unit race crash powercut hotpath fuzz fuzz-short integration mysql-short mysql docker system fresh bench clean
 
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  \1\t/' | expand -t 16
@@ -62,6 +62,7 @@ test: ## everything CI runs: checks, unit tests, race, short fuzz, integration
 	 step 'power cuts, a sample' $(MAKE) --no-print-directory powercut; \
 	 step 'integration tests'  $(MAKE) --no-print-directory integration; \
 	 step 'MariaDB and MySQL'  $(MAKE) --no-print-directory mysql-short; \
+	 step 'docker'             $(MAKE) --no-print-directory docker; \
 	 printf '\n==> all tests passed (%d s)\n' $$(( $$(date +%s) - start ))
 
 check: ## go vet, gofmt
@@ -100,6 +101,9 @@ mysql-short: build ## MariaDB and MySQL: one row per feature, backups, replicati
 mysql: build ## every combination of server and setup, larger sets; ends with a table (root, long)
 	@integration/deps.sh test
 	PLYFS_MYSQL=long PLYFS_BIN='$(CURDIR)/bin/plyfs' CGO_ENABLED=0 $(GO) test -count=1 -timeout 5h -v ./integration/mysql $(ARGS)
+
+docker: build ## volumes under a real dockerd, MariaDB in containers (root)
+	PLYFS_DOCKER=1 PLYFS_BIN='$(CURDIR)/bin/plyfs' CGO_ENABLED=0 $(GO) test -count=1 -timeout 15m ./integration/docker $(ARGS)
 
 fresh: ## make demo and make test in a new Debian 12 chroot with only Go, git, make
 	@integration/fresh.sh

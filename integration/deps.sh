@@ -40,12 +40,14 @@ gcc                 gcc
 groff               groff-base
 debootstrap         debootstrap
 openssl             openssl
+dockerd             docker.io
 softhsm2-util       softhsm2
 '
 # file  package
 demo_files=''
 test_files='/etc/ssl/certs/ca-certificates.crt ca-certificates
-/usr/lib/softhsm/libsofthsm2.so libsofthsm2'
+/usr/lib/softhsm/libsofthsm2.so libsofthsm2
+/usr/bin/docker docker.io'
 # gcc alone has no C library to link against.
 libc_probe=/usr/include/stdio.h
 

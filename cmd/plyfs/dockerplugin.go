@@ -3,10 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -149,31 +147,10 @@ func dockerPlugin(con *console, d *dockerChoice) error {
 		return fmt.Errorf("socket: %w", err)
 	}
 	log.Info("serving", "socket", d.Socket, "state", d.StateDir)
-	if err := notifyReady(con); err != nil {
-		log.Warn("systemd is not told that the plugin serves", "error", err)
+	if err := con.notifier().tell("READY=1"); err != nil {
+		log.Warn("READY=1", "error", err)
 	}
 	err = p.Serve(ctx, l)
 	log.Info("ending; mounted volumes go on", "error", err)
-	return err
-}
-
-// notifyReady tells systemd, where it waits for that, that the socket is there
-// (sd_notify(3)).
-func notifyReady(con *console) error {
-	path := con.getenv("NOTIFY_SOCKET")
-	if path == "" {
-		return nil
-	}
-	if path[0] == '@' { // an abstract socket
-		path = "\x00" + path[1:]
-	} else if !filepath.IsAbs(path) {
-		return fmt.Errorf("NOTIFY_SOCKET is %q", path)
-	}
-	c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"})
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	_, err = c.Write([]byte("READY=1"))
 	return err
 }

@@ -48,6 +48,7 @@ func (m *mounting) controls() map[string]control {
 		"remount": m.mayRemount,
 	}
 	maps.Copy(table, m.freezes().controls())
+	maps.Copy(table, m.keys.controls())
 	return table
 }
 

@@ -98,7 +98,7 @@ func TestDaemonReportsItsError(t *testing.T) {
 	if err := sendRequest(requests, &request{Source: dir, Target: dir, Mount: mountRequest{Layers: 2}, Log: logChoice{File: dir + "/log"}}); err != nil {
 		t.Fatal(err)
 	}
-	requests.Close()
+	defer requests.Close()
 	got := followReports(&console{stderr: os.Stderr}, reports)
 	if codeOf(got) != exitNotVolume || !strings.Contains(got.Error(), "is not a plyfs volume") || hintOf(got) == "" {
 		t.Errorf("reported %v, code %d, hint %q", got, codeOf(got), hintOf(got))

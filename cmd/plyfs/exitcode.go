@@ -34,6 +34,8 @@ const (
 	exitRetired     exitCode = 14
 	exitDenied      exitCode = 15
 	exitUnavailable exitCode = 16
+
+	exitInaccessible exitCode = 17
 )
 
 // exitCodes is the table that `plyfs help exit-codes` and plyfs(1) show.
@@ -59,6 +61,7 @@ var exitCodes = []struct {
 	{exitRetired, "retired", "the key was retired or destroyed"},
 	{exitDenied, "denied", "the key provider said no: key disabled, destroyed, or access denied"},
 	{exitUnavailable, "unavailable", "the key provider could not be asked, or did not answer"},
+	{exitInaccessible, "inaccessible", "the mounted volume is inaccessible: its keys were withdrawn"},
 }
 
 // problem is an error that knows its exit code and what to do about it.

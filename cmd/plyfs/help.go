@@ -155,6 +155,12 @@ const optionHelp = `Mount options, in a list after -o or in fstab's fourth field
   journal-size=SIZE            bound it to SIZE bytes, 16M to 64G; default 256M
   accept-rollback              mount a volume whose journal lost what was
                                durable, with what is left
+  revalidate=TIME              validate the keys again every TIME, such as 10m,
+                               the default; 0: never
+  grace=TIME                   how long nobody can be asked about the keys until
+                               the volume turns inaccessible; 30m by default
+  audit=FILE|syslog            where key events and authentication failures are
+                               told; default syslog, else the log
   log=FILE                     write the daemon's log there
   debug                        log more, and every FUSE request
 

@@ -186,6 +186,7 @@ func (s syslogLines) writeLine(level slog.Level, line []byte) {
 // that empties it.
 type logSink struct {
 	lines   chan logLine
+	onDrop  func(lines uint64) []byte // what to write instead of lines that were dropped; nil: nothing
 	dropped atomic.Uint64
 	done    chan struct{}
 }
@@ -198,6 +199,7 @@ type logLine struct {
 
 func newLogSink(w lineWriter) *logSink {
 	q := &logSink{lines: make(chan logLine, logQueue), done: make(chan struct{})}
+	q.onDrop = func(n uint64) []byte { return fmt.Appendf(nil, "level=WARN msg=\"log lines dropped\" lines=%d\n", n) }
 	go func() {
 		defer close(q.done)
 		for l := range q.lines {
@@ -209,7 +211,9 @@ func newLogSink(w lineWriter) *logSink {
 				return
 			}
 			if n := q.dropped.Swap(0); n > 0 {
-				w.writeLine(slog.LevelWarn, fmt.Appendf(nil, "level=WARN msg=\"log lines dropped\" lines=%d\n", n))
+				if line := q.onDrop(n); line != nil {
+					w.writeLine(slog.LevelWarn, line)
+				}
 			}
 		}
 	}()

@@ -122,6 +122,11 @@ func newRequest(con *console, source, target string, o mountopt.Options) (*reque
 	if err := makeAbsolute(&log.File); err != nil {
 		return nil, err
 	}
+	if o.Audit != auditSyslog {
+		if err := makeAbsolute(&o.Audit); err != nil {
+			return nil, err
+		}
+	}
 	if err := makeAbsolute(&o.Journal); err != nil {
 		return nil, err
 	}

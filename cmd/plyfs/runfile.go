@@ -24,6 +24,7 @@ type runFile struct {
 	ReadOnly   bool        `json:"read_only"`
 	Layers     int         `json:"layers"`
 	Log        string      `json:"log"`
+	Audit      string      `json:"audit"` // a file, syslog, or log
 	Stores     []storeNote `json:"key_stores"`
 	CloseError string      `json:"close_error,omitempty"` // why the volume could not be closed cleanly
 }

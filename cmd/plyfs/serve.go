@@ -31,6 +31,8 @@ type host struct {
 const (
 	// lockWait is how long a mount waits for one that is ending.
 	lockWait = 60 * time.Second
+	// unmountTime bounds how long an unmount may take the helper.
+	unmountTime = 30 * time.Second
 	// lockStep is how often it looks whether it is still wanted.
 	lockStep = 250 * time.Millisecond
 )
@@ -40,6 +42,7 @@ const (
 func serve(ctx context.Context, r *request, h host) (err error) {
 	unix.Umask(0)
 	harden()
+	noLock := lockMemory()
 	raiseLimits()
 	signal.Ignore(unix.SIGPIPE) // a log reader that goes away must not end the mount
 
@@ -53,21 +56,38 @@ func serve(ctx context.Context, r *request, h host) (err error) {
 			log.Error("mount ended", "source", r.Source, "target", r.Target, "error", err)
 		}
 	}()
-	u, err := unlock(ctx, r)
-	r.wipe()
+	audit, err := openAudit(r, log)
+	if err != nil {
+		return err
+	}
+	defer audit.close()
+	helper, err := startKeyHelper()
+	if err != nil {
+		return err
+	}
+	defer helper.close()
+	u, err := helper.open(ctx, r, audit)
 	if err != nil {
 		return err
 	}
 	defer u.cipher.Wipe()
+	for _, why := range []string{noLock, u.noLock} {
+		if why != "" {
+			log.Warn("keys are not in locked memory, and may get to swap", "source", r.Source, "why", why)
+			break
+		}
+	}
 	for _, w := range u.warnings {
 		log.Warn(w, "source", r.Source)
 		h.note("warning: " + w)
 	}
-	m, err := openVolume(ctx, r, u, log.Logger, h)
+	m, err := openVolume(ctx, r, u, audit.auditing(log.Logger), h)
 	if err != nil {
+		audit.failure("the volume does not open", err)
 		return err
 	}
 	defer m.close()
+	m.helper, m.audit = helper, audit
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
 	defer signal.Stop(signals)
@@ -77,6 +97,10 @@ func serve(ctx context.Context, r *request, h host) (err error) {
 	if err := m.writeRunFile(log.Place); err != nil {
 		log.Warn("status will not know this mount's process", "error", err)
 	}
+	m.keys = newKeyWatch(m, time.Now())
+	watching, stopWatching := context.WithCancel(context.Background())
+	defer stopWatching()
+	go m.keys.run(watching)
 	stopAnswering := m.answer()
 	defer stopAnswering()
 	log.Info("mounted", "source", r.Source, "target", r.Target, "layers", u.params.Layers,
@@ -94,13 +118,16 @@ func serve(ctx context.Context, r *request, h host) (err error) {
 // unlocked is a volume whose keys are at hand.
 type unlocked struct {
 	params   cipher.Params
-	cipher   *cipher.Volume
+	epoch    uint32
+	keys     cipher.Keys    // in the helper
+	cipher   *cipher.Volume // in the daemon
 	notes    []storeNote
 	warnings []string // about the config
+	noLock   string   // why the helper's memory is not locked
 }
 
 // unlock reads the volume's config, checks what the caller asserts of it, and
-// unwraps its keys.
+// unwraps its keys, which the caller wipes. It runs in the helper.
 func unlock(ctx context.Context, r *request) (*unlocked, error) {
 	config, err := readConfig(r.Source)
 	if err != nil {
@@ -120,11 +147,7 @@ func unlock(ctx context.Context, r *request) (*unlocked, error) {
 		return nil, err
 	}
 	defer clearKeys(&o.Keys)
-	v, err := cipher.NewVolume(o.Params, o.Epoch, o.Keys, nil)
-	if err != nil {
-		return nil, err
-	}
-	u := &unlocked{params: o.Params, cipher: v, warnings: config.Warnings()}
+	u := &unlocked{params: o.Params, epoch: o.Epoch, keys: o.Keys, warnings: config.Warnings()}
 	for _, s := range []*keystore.Store{data, infra} {
 		if s != nil {
 			u.notes = append(u.notes, noteOf(s, r.Stores))
@@ -193,6 +216,9 @@ type mounting struct {
 	lock   *volume.DirLock
 	volume *volume.Volume
 	server *fs.Server
+	helper *keyClient
+	keys   *keyWatch // once it serves
+	audit  *audit
 
 	journal backing.Dir // nil if it is in the ciphertext directory
 }
@@ -353,6 +379,7 @@ func (m *mounting) wait(signals <-chan os.Signal, log *daemonLog, h host) error 
 		case s := <-signals:
 			if s == unix.SIGHUP {
 				log.reopen()
+				m.audit.reopen()
 				continue
 			}
 			m.unmount(s, log)
@@ -366,12 +393,14 @@ func (m *mounting) wait(signals <-chan os.Signal, log *daemonLog, h host) error 
 func (m *mounting) unmount(s os.Signal, log *daemonLog) {
 	log.Info("unmounting", "target", m.r.Target, "signal", s.String())
 	m.volume.Thaw() // what is written while it ends would wait for ever
-	err := m.server.Unmount()
+	ctx, cancel := context.WithTimeout(context.Background(), unmountTime)
+	defer cancel()
+	err := m.helper.unmount(ctx, m.r.Target, false)
 	if err == nil {
 		return
 	}
 	log.Warn("files are open; the mount is detached and serves them until they are closed", "target", m.r.Target, "error", err)
-	if err := unix.Unmount(m.r.Target, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH); err != nil {
+	if err := m.helper.unmount(ctx, m.r.Target, true); err != nil {
 		log.Error("cannot detach the mount", "target", m.r.Target, "error", err)
 	}
 }
@@ -380,7 +409,7 @@ func (m *mounting) runFile(place string) *runFile {
 	start, _ := startOf(os.Getpid())
 	return &runFile{
 		PID: os.Getpid(), Start: start, Source: m.r.Source, Target: m.r.Target, Since: time.Now().UTC().Truncate(time.Second),
-		ReadOnly: m.r.Mount.Options.ReadOnly, Layers: int(m.u.params.Layers), Log: place, Stores: m.u.notes,
+		ReadOnly: m.r.Mount.Options.ReadOnly, Layers: int(m.u.params.Layers), Log: place, Audit: m.audit.Place, Stores: m.u.notes,
 	}
 }
 

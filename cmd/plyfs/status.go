@@ -25,10 +25,13 @@ type mountStatus struct {
 	Group      string      `json:"group,omitempty"`
 	Stores     []storeNote `json:"key_stores,omitempty"`
 	Log        string      `json:"log,omitempty"`
+	Audit      string      `json:"audit,omitempty"` // a file, syslog, or log
 	// Journal is what the journal holds, as the daemon tells whoever may read
 	// its socket.
 	Journal *journalStatus `json:"journal,omitempty"`
-	Notes   []string       `json:"notes"`
+	// Keys is whether the keys are valid, told like it.
+	Keys  *keyState `json:"keys,omitempty"`
+	Notes []string  `json:"notes"`
 }
 
 func statusCommand(con *console) *cli.Command {
@@ -49,7 +52,8 @@ func statusCommand(con *console) *cli.Command {
 }
 
 // status prints one mount or all. With a mountpoint the JSON answer is an
-// object, else a list. A dead mount that was asked for by name is an error.
+// object, else a list. A dead or inaccessible mount that was asked for by name is
+// an error.
 func status(con *console, target string, asJSON bool) error {
 	mounts, err := readMounts()
 	if err != nil {
@@ -92,6 +96,9 @@ func status(con *console, target string, asJSON bool) error {
 		return &problem{err: fmt.Errorf("%s has lost its daemon", resolved), code: exitFailure,
 			hint: "mount it again with 'plyfs mount', which takes the dead mount away"}
 	}
+	if err == nil && s.Keys != nil {
+		err = s.Keys.problem(resolved)
+	}
 	return err
 }
 
@@ -114,10 +121,11 @@ func statusOf(con *console, m mountEntry) *mountStatus {
 		}
 	}
 	if r := readRunFile(stateDir(con), m.Target); r != nil {
-		s.Stores, s.Log = r.Stores, r.Log
+		s.Stores, s.Log, s.Audit = r.Stores, r.Log, r.Audit
 		if r.alive() {
 			s.PID, s.Since = r.PID, &r.Since
 			s.Journal = askJournal(stateDir(con), m.Target)
+			s.Keys = askKeys(stateDir(con), m.Target)
 		}
 	}
 	if s.Journal != nil && s.Journal.Error != "" {
@@ -168,11 +176,17 @@ func (s *mountStatus) print(con *console) {
 		}
 		rows = append(rows, [2]string{k.Layer + " key", k.Path + ", opened by " + guard})
 	}
+	if s.Keys != nil {
+		rows = append(rows, [2]string{"keys", s.Keys.text()})
+	}
 	if j := s.Journal; j != nil {
 		rows = append(rows, [2]string{"journal", j.String()})
 	}
 	if s.Log != "" {
 		rows = append(rows, [2]string{"log", s.Log})
+	}
+	if s.Audit != "" && s.Audit != auditLog {
+		rows = append(rows, [2]string{"audit log", s.Audit})
 	}
 	for _, n := range s.Notes {
 		rows = append(rows, [2]string{"note", n})

@@ -167,6 +167,24 @@ func fusermount() string {
 	return "/usr/bin/fusermount3"
 }
 
+// detachFor is umount(2) for a daemon that may not itself. A lazy one also takes
+// a mount out of the tree that is in use.
+func detachFor(target string, lazy bool) error {
+	flags, words := unix.UMOUNT_NOFOLLOW, []string{"-u", target}
+	if lazy {
+		flags, words = flags|unix.MNT_DETACH, []string{"-u", "-z", target}
+	}
+	err := unix.Unmount(target, flags)
+	if errors.Is(err, unix.EPERM) {
+		if out, e := exec.Command(fusermount(), words...).CombinedOutput(); e == nil {
+			return nil
+		} else if strings.Contains(string(out), "busy") {
+			err = unix.EBUSY
+		}
+	}
+	return err
+}
+
 // awaitClosed returns when the daemon has closed the volume and given up its
 // lock. What the run file says then is final.
 func (how unmounting) awaitClosed(con *console, source, target string, run *runFile) error {

@@ -78,7 +78,7 @@ func (g *gate) isShut() bool { return g.n.Load()&shut != 0 }
 func (v *Volume) Suspend(forget func()) error {
 	v.suspending.Lock()
 	defer v.suspending.Unlock()
-	if v.gate.isShut() {
+	if v.gate.isShut() || v.closed {
 		return nil
 	}
 	close(v.stopWalk) // who freezes the volume waits for it
@@ -108,7 +108,7 @@ func (v *Volume) Suspend(forget func()) error {
 func (v *Volume) Resume(k cipher.Keys) error {
 	v.suspending.Lock()
 	defer v.suspending.Unlock()
-	if !v.gate.isShut() {
+	if !v.gate.isShut() || v.closed {
 		return nil
 	}
 	if err := v.cipher.Restore(k); err != nil {

@@ -91,7 +91,8 @@ type Volume struct {
 	settling sync.Mutex
 
 	gate       gate          // of all calls that take keys
-	suspending sync.Mutex    // held by Suspend and Resume
+	suspending sync.Mutex    // held by Suspend, Resume and Close
+	closed     bool          // guarded by suspending
 	resting    atomic.Bool   // nothing is done in the background
 	stopWalk   chan struct{} // closed to end the walk for a while
 	homing     sync.Mutex    // held while records go home, or are dropped
@@ -233,6 +234,9 @@ func (v *Volume) closeMeta() {
 // the volume then stays marked unclean. So does a suspended one, without an
 // error: its data is durable, and going home takes keys.
 func (v *Volume) Close() error {
+	v.suspending.Lock()
+	defer v.suspending.Unlock()
+	v.closed = true
 	close(v.stop)
 	v.walk.Wait()
 	v.workers.Wait()

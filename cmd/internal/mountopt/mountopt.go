@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -42,6 +43,10 @@ type Options struct {
 	Journal        string // directory of the journal's segments; empty: the ciphertext directory
 	JournalSize    int64  // bytes; 0: not stated
 	AcceptRollback bool
+
+	Revalidate time.Duration // between validations of the keys; 0: not stated; negative: never
+	Grace      time.Duration // without an answer about them; 0: not stated; negative: none
+	Audit      string        // file, or syslog; empty: not stated
 
 	Log   string // file
 	Debug bool
@@ -295,6 +300,49 @@ func setJournalSize(o *Options, v string) error {
 	}
 	o.JournalSize = int64(n << shift)
 	return nil
+}
+
+// What applies where nothing is stated.
+const (
+	DefaultRevalidate = 10 * time.Minute
+	DefaultGrace      = 30 * time.Minute
+)
+
+// RevalidateEvery returns the time between validations of the keys, 0 for never.
+func (o *Options) RevalidateEvery() time.Duration { return stated(o.Revalidate, DefaultRevalidate) }
+
+// Revalidates reports whether the keys are validated again.
+func (o *Options) Revalidates() bool { return o.RevalidateEvery() > 0 }
+
+// GraceTime returns how long the keys may be without an answer.
+func (o *Options) GraceTime() time.Duration { return stated(o.Grace, DefaultGrace) }
+
+func stated(d, def time.Duration) time.Duration {
+	switch {
+	case d == 0:
+		return def
+	case d < 0:
+		return 0
+	}
+	return d
+}
+
+// duration takes a time such as 10m, a number of seconds, and 0.
+func duration(name string, field func(*Options) *time.Duration) func(*Options, string) error {
+	return func(o *Options, v string) error {
+		if isNumber(v) {
+			v += "s"
+		}
+		d, err := time.ParseDuration(v)
+		switch {
+		case err != nil || d < 0 || d > 0 && d < time.Second || d > 1000*time.Hour:
+			return &OptionError{Option: name, Reason: "it is a time from 1s to 1000h, as in 90s or 10m, or 0", Err: ErrValue}
+		case d == 0:
+			d = -1
+		}
+		*field(o) = d
+		return nil
+	}
 }
 
 // Flags returns the MS_ flags of mount(2) for o. In a remount the absence of

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -338,4 +339,33 @@ func FuzzHelper(f *testing.F) {
 			t.Fatalf("%q parsed without a mountpoint: %+v", args, u)
 		}
 	})
+}
+
+func TestTimes(t *testing.T) {
+	for _, tt := range []struct {
+		list              string
+		revalidate, grace time.Duration
+		bad               bool
+	}{
+		{"ro", DefaultRevalidate, DefaultGrace, false},
+		{"revalidate=0,grace=0", 0, 0, false},
+		{"revalidate=90s,grace=2h", 90 * time.Second, 2 * time.Hour, false},
+		{"revalidate=1,grace=0s", time.Second, 0, false},
+		{list: "revalidate=-1s", bad: true},
+		{list: "revalidate=1ms", bad: true},
+		{list: "grace=forever", bad: true},
+		{list: "grace=2000h", bad: true},
+		{list: "grace", bad: true},
+	} {
+		o, err := Parse(tt.list)
+		if tt.bad {
+			if !errors.Is(err, ErrValue) {
+				t.Errorf("%s: %v, want %v", tt.list, err, ErrValue)
+			}
+			continue
+		}
+		if err != nil || o.RevalidateEvery() != tt.revalidate || o.GraceTime() != tt.grace || o.Revalidates() != (tt.revalidate > 0) {
+			t.Errorf("%s: every %v, grace %v, %v", tt.list, o.RevalidateEvery(), o.GraceTime(), err)
+		}
+	}
 }

@@ -2,6 +2,7 @@ package mountopt
 
 import (
 	"slices"
+	"time"
 )
 
 // words are the options without a value.
@@ -78,6 +79,9 @@ var values = map[string]func(*Options, string) error{
 	"layers":       setLayers,
 	"journal":      text(func(o *Options) *string { return &o.Journal }),
 	"journal-size": setJournalSize,
+	"revalidate":   duration("revalidate", func(o *Options) *time.Duration { return &o.Revalidate }),
+	"grace":        duration("grace", func(o *Options) *time.Duration { return &o.Grace }),
+	"audit":        text(func(o *Options) *string { return &o.Audit }),
 	"comment":      func(*Options, string) error { return nil },
 	"user":         func(o *Options, _ string) error { return byUser(o) }, // mtab's user=NAME
 }

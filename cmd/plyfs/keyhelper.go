@@ -1,0 +1,232 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"sync"
+	"time"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
+
+	"github.com/plyfs/plyfs/cipher"
+	"github.com/plyfs/plyfs/keystore"
+)
+
+// The daemon of a mount gives up what it does not need to serve files. What
+// takes more is done by a helper process that it started before: the helper
+// alone reads key stores and runs provider programs, at the mount and again at
+// each validation of the keys, and it unmounts. It holds the passphrases that
+// stores ask for, and ends with the daemon. They talk over a socket pair, a JSON
+// line each; answers may come in another order than questions.
+
+const (
+	// keyHelperName is the hidden command that the daemon starts.
+	keyHelperName = "keyhelper"
+	keyHelperFD   = 3
+	// validateTime bounds one validation; providers have time-outs of their own.
+	validateTime = 5 * time.Minute
+	// maxHelperLine bounds a question or answer in bytes.
+	maxHelperLine = 1 << 20
+)
+
+// keyQuestion is what a daemon asks of its helper.
+type keyQuestion struct {
+	ID      uint64   `json:"id"`
+	Op      string   `json:"op"`                // open, validate, unmount
+	Request *request `json:"request,omitempty"` // of open
+	Keys    bool     `json:"keys,omitempty"`    // of validate: the answer is to hold them
+	Target  string   `json:"target,omitempty"`  // of unmount
+	Lazy    bool     `json:"lazy,omitempty"`    // of unmount: also while it is in use
+}
+
+// verdict is what a validation says of a key.
+type verdict string
+
+const (
+	verdictYes     verdict = "yes"
+	verdictNo      verdict = "no"      // definitely
+	verdictUnknown verdict = "unknown" // nobody could be asked
+)
+
+// keyAnswer is the helper's answer.
+type keyAnswer struct {
+	ID       uint64        `json:"id"`
+	Verdict  verdict       `json:"verdict,omitempty"`
+	Layer    cipher.Layer  `json:"layer,omitempty"` // that an error is about; 0: both, or none
+	Keys     []byte        `json:"keys,omitempty"`  // V1 | V2, 64 bytes
+	Params   cipher.Params `json:"params"`
+	Epoch    uint32        `json:"epoch,omitempty"`
+	Notes    []storeNote   `json:"notes,omitempty"`
+	Warnings []string      `json:"warnings,omitempty"`
+	Error    string        `json:"error,omitempty"`
+	Hint     string        `json:"hint,omitempty"`
+	Code     exitCode      `json:"code,omitempty"`
+	Errno    unix.Errno    `json:"errno,omitempty"` // of unmount
+	NoLock   string        `json:"no_lock,omitempty"`
+}
+
+// err is the error that the answer carries, nil if none.
+func (a *keyAnswer) err() error {
+	if a.Error == "" {
+		return nil
+	}
+	return &problem{err: errors.New(a.Error), code: a.Code, hint: a.Hint}
+}
+
+// verdictOf says what an error of unlocking means for a volume that is mounted:
+// whether the key was taken away, or just could not be asked for.
+func verdictOf(err error) verdict {
+	if err == nil {
+		return verdictYes
+	}
+	if errors.Is(err, keystore.ErrUnavailable) {
+		return verdictUnknown
+	}
+	for _, no := range []error{keystore.ErrDenied, keystore.ErrRetired, keystore.ErrWrongKey, keystore.ErrWrongGroup, keystore.ErrWrongLayers} {
+		if errors.Is(err, no) {
+			return verdictNo
+		}
+	}
+	return verdictUnknown
+}
+
+func keyHelperCommand(con *console) *cli.Command {
+	return &cli.Command{
+		Name:   keyHelperName,
+		Usage:  "hold what opens a volume's keys; started by the daemon of a mount",
+		Hidden: true,
+		Action: func(c *cli.Context) error {
+			var st unix.Stat_t
+			if unix.Fstat(keyHelperFD, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFSOCK {
+				return usageError("use 'plyfs mount'", "the helper is not started by hand")
+			}
+			unix.CloseOnExec(keyHelperFD)
+			daemon := os.NewFile(keyHelperFD, "daemon")
+			defer daemon.Close()
+			return runKeyHelper(daemon)
+		},
+	}
+}
+
+// helper is the helper's own side.
+type helper struct {
+	noLock string // why its memory is not locked, or ""
+
+	writing sync.Mutex // of answers
+	opening sync.Mutex // guards what follows, one validation at a time
+	request *request   // nil before open
+	keys    [sha256.Size]byte
+}
+
+// runKeyHelper answers until the daemon is gone.
+func runKeyHelper(daemon io.ReadWriter) error {
+	harden()
+	signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGPIPE) // it ends with the daemon
+	h := &helper{noLock: lockMemory()}
+	ctx, cancel := context.WithCancel(context.Background())
+	var asked sync.WaitGroup
+	in := bufio.NewReader(daemon)
+	for {
+		line, err := readLine(in, maxHelperLine)
+		if err != nil {
+			break
+		}
+		var q keyQuestion
+		err = json.Unmarshal(line, &q)
+		clear(line)
+		if err != nil {
+			break
+		}
+		asked.Go(func() { h.answer(ctx, daemon, &q) })
+	}
+	cancel()
+	asked.Wait()
+	if h.request != nil {
+		h.request.wipe()
+	}
+	return nil
+}
+
+func (h *helper) answer(ctx context.Context, to io.Writer, q *keyQuestion) {
+	var a keyAnswer
+	switch q.Op {
+	case "open", "validate":
+		a = h.unlock(ctx, q)
+	case "unmount":
+		if err := detachFor(q.Target, q.Lazy); err != nil {
+			a.Error = err.Error()
+			errors.As(err, &a.Errno)
+		}
+	default:
+		a.Error = fmt.Sprintf("unknown request %q", q.Op)
+	}
+	a.ID = q.ID
+	b, err := json.Marshal(a)
+	clear(a.Keys)
+	if err != nil {
+		return
+	}
+	defer clear(b)
+	h.writing.Lock()
+	defer h.writing.Unlock()
+	to.Write(append(b, '\n'))
+}
+
+// unlock opens the volume's keys, the first time with what the question brings,
+// later with what is left of that.
+func (h *helper) unlock(ctx context.Context, q *keyQuestion) (a keyAnswer) {
+	h.opening.Lock()
+	defer h.opening.Unlock()
+	a.NoLock = h.noLock
+	if q.Request != nil {
+		h.request = q.Request
+	}
+	r := h.request
+	if r == nil {
+		a.Verdict, a.Error = verdictUnknown, "the helper holds nothing that opens a key"
+		return a
+	}
+	ctx, cancel := context.WithTimeout(ctx, validateTime)
+	defer cancel()
+	u, err := unlock(ctx, r)
+	if err != nil {
+		u = &unlocked{}
+	}
+	defer clearKeys(&u.keys)
+	sum := sha256.Sum256(keyBytes(&u.keys))
+	if err == nil && q.Op == "validate" && sum != h.keys {
+		err = &problem{err: errors.New("what the key stores unwrap is not the key that is in use"), code: exitWrongKey,
+			hint: "the volume's plyfs.json, or a key store, was exchanged: put back what was there at the mount"}
+		a.Verdict = verdictNo
+	}
+	switch {
+	case err != nil:
+		if a.Verdict == "" {
+			a.Verdict = verdictOf(err)
+		}
+		a.Layer, a.Error, a.Hint, a.Code = keystore.LayerOf(err), err.Error(), hintOf(err), codeOf(err)
+	default:
+		a.Verdict = verdictYes
+		a.Params, a.Epoch, a.Notes, a.Warnings = u.params, u.epoch, u.notes, u.warnings
+		if q.Keys {
+			a.Keys = keyBytes(&u.keys)
+		}
+		h.keys = sum
+	}
+	if !r.Mount.Options.Revalidates() {
+		h.request = nil
+		r.wipe()
+	}
+	return a
+}
+
+// keyBytes are V1 | V2, a copy.
+func keyBytes(k *cipher.Keys) []byte { return append(k.Data[:len(k.Data):len(k.Data)], k.Infra[:]...) }

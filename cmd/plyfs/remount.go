@@ -45,7 +45,11 @@ func remount(con *console, source, target string, fuse bool, lists []string) err
 	if err != nil {
 		return err
 	}
-	for _, p := range []*string{&o.Log, &o.Journal} {
+	paths := []*string{&o.Log, &o.Journal}
+	if o.Audit != auditSyslog {
+		paths = append(paths, &o.Audit)
+	}
+	for _, p := range paths {
 		if err := makeAbsolute(p); err != nil {
 			return err
 		}
@@ -123,6 +127,9 @@ func fixedOptions(have *mountRequest, want *mountopt.Options) error {
 		{"journal-size", want.JournalSize != 0 && want.JournalSize != o.JournalSize},
 		{"log", want.Log != "" && want.Log != o.Log},
 		{"debug", want.Debug && !o.Debug},
+		{"revalidate", want.Revalidate != 0 && want.RevalidateEvery() != o.RevalidateEvery()},
+		{"grace", want.Grace != 0 && want.GraceTime() != o.GraceTime()},
+		{"audit", want.Audit != "" && want.Audit != o.Audit},
 	} {
 		if f.differs {
 			return &mountopt.OptionError{Option: f.name, Reason: "unmount it, and mount it again", Err: mountopt.ErrRemount}

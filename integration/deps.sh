@@ -41,6 +41,7 @@ groff               groff-base
 debootstrap         debootstrap
 openssl             openssl
 dockerd             docker.io
+docker-compose      docker-compose
 softhsm2-util       softhsm2
 '
 # file  package

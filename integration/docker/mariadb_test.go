@@ -9,13 +9,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// mariadbLine makes a data directory where there is none, as MariaDB's own
+// image does, and starts the server.
+const mariadbLine = "[ -d /var/lib/mysql/mysql ] || mariadb-install-db --user=mysql --datadir=/var/lib/mysql --skip-test-db >/tmp/install 2>&1 || { cat /tmp/install; exit 1; }; " +
+	"exec mariadbd --user=mysql --datadir=/var/lib/mysql --skip-networking"
+
 // mariadb starts a server whose data directory is the volume, as -v or --mount
 // gives it, and returns when it answers.
 func (b *bench) mariadb(name string, options ...string) {
 	b.t.Helper()
-	line := "[ -d /var/lib/mysql/mysql ] || mariadb-install-db --user=mysql --datadir=/var/lib/mysql --skip-test-db >/tmp/install 2>&1 || { cat /tmp/install; exit 1; }; " +
-		"exec mariadbd --user=mysql --datadir=/var/lib/mysql --skip-networking"
-	b.container(name, append(options, image, "sh", "-c", line)...)
+	b.container(name, append(options, image, "sh", "-c", mariadbLine)...)
 	b.awaitMariaDB(name)
 }
 

@@ -36,6 +36,7 @@ put cmd/plyfs/completions/plyfs.bash usr/share/bash-completion/completions/plyfs
 put cmd/plyfs/completions/_plyfs usr/share/zsh/vendor-completions/_plyfs
 put cmd/plyfs/completions/plyfs.fish usr/share/fish/vendor_completions.d/plyfs.fish
 put cmd/plyfs/systemd/plyfs@.service lib/systemd/system/plyfs@.service
+put cmd/plyfs/systemd/plyfs-docker.service lib/systemd/system/plyfs-docker.service
 for f in mariadb-fstab mariadb-service credentials; do
 	put cmd/plyfs/systemd/$f.conf $doc/examples/$f.conf
 done

@@ -48,9 +48,9 @@ type Names struct {
 	Group   string
 }
 
-// validate refuses names that are not 1 to 63 characters of a-z, 0-9 and '-', so that they can be put into addresses,
+// Validate refuses names that are not 1 to 63 characters of a-z, 0-9 and '-', so that they can be put into addresses,
 // labels and file names as they are.
-func (n Names) validate() error {
+func (n Names) Validate() error {
 	for _, s := range []string{n.Cluster, n.Group} {
 		if len(s) == 0 || len(s) > 63 || strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
 			return Usage("cluster and group are 1 to 63 characters of a-z, 0-9 and '-' each")

@@ -107,7 +107,7 @@ func (r *Request) check() error {
 	if r.Version != Version {
 		return Usage("protocol version %d asked for, this program speaks %d", r.Version, Version)
 	}
-	if err := r.Names().validate(); err != nil {
+	if err := r.Names().Validate(); err != nil {
 		return err
 	}
 	switch r.Op {

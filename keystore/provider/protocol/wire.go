@@ -74,7 +74,7 @@ func decode(raw []byte, into any, members ...string) error {
 			clear(value)
 		}
 	}()
-	if err != nil {
+	if err != nil || found == nil {
 		return errors.New("not one JSON object")
 	}
 	for name := range found {

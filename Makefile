@@ -30,14 +30,23 @@ BENCHTIME  ?= 1s
 # Arguments for the integration tests, as in: make integration ARGS='-run MariaDB -v'
 ARGS ?=
 
-.PHONY: help build deb deps demo test check unit race crash powercut hotpath fuzz fuzz-short integration mysql-short mysql docker system fresh bench clean
+.PHONY: help build core programs deb deps demo test check unit race crash powercut hotpath fuzz fuzz-short integration providers mysql-short mysql docker system fresh bench clean
 
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  \1\t/' | expand -t 16
 
-build: ## bin/plyfs, static, with its version
+build: core programs ## bin/plyfs and the programs for customer-managed keys
+
+core: ## bin/plyfs alone, static, with its version
 	@mkdir -p bin
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/plyfs ./cmd/plyfs
+
+# Modules of their own, for what SDKs and cgo bring with them.
+programs: ## bin/plyfs-key-cloud and, where there is gcc, bin/plyfs-key-pkcs11
+	@mkdir -p bin
+	cd cmd/plyfs-key-cloud && CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o '$(CURDIR)/bin/' .
+	@if ! command -v gcc >/dev/null; then echo 'no gcc here: bin/plyfs-key-pkcs11 is not built'; exit 0; fi; set -x; \
+	 cd cmd/plyfs-key-pkcs11 && CGO_ENABLED=1 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o '$(CURDIR)/bin/' .
 
 deb: build ## bin/plyfs_VERSION_ARCH.deb, the Debian package
 	GO='$(GO)' cmd/plyfs/packaging/build.sh bin '$(VERSION)'
@@ -45,7 +54,7 @@ deb: build ## bin/plyfs_VERSION_ARCH.deb, the Debian package
 deps: ## install what tests and demo need and this machine lacks (apt)
 	@integration/deps.sh test
 
-demo: build ## the story in two minutes: two layers, MariaDB, tampering
+demo: core ## the story in two minutes: two layers, MariaDB, tampering
 	@integration/deps.sh demo
 	@integration/demo.sh
 
@@ -61,6 +70,7 @@ test: ## everything CI runs: checks, unit tests, race, short fuzz, integration
 	 step 'fuzzers, $(FUZZ_SHORT) s each' $(MAKE) --no-print-directory fuzz-short; \
 	 step 'power cuts, a sample' $(MAKE) --no-print-directory powercut; \
 	 step 'integration tests'  $(MAKE) --no-print-directory integration; \
+	 step 'customer-managed keys' $(MAKE) --no-print-directory providers; \
 	 step 'MariaDB and MySQL'  $(MAKE) --no-print-directory mysql-short; \
 	 step 'docker'             $(MAKE) --no-print-directory docker; \
 	 printf '\n==> all tests passed (%d s)\n' $$(( $$(date +%s) - start ))
@@ -76,14 +86,14 @@ unit: ## unit tests of all packages but integration
 race: ## the packages with concurrency, under the race detector
 	CGO_ENABLED=1 $(GO) test -race -short -timeout 8m $(RACE)
 
-crash: build ## power cuts, faults and kills: every operation, many seeds, real disks (long)
+crash: core ## power cuts, faults and kills: every operation, many seeds, real disks (long)
 	CGO_ENABLED=0 $(GO) test -count=1 -timeout 60m -run 'Crash|Fault|LifeAfter' ./fs/journal ./fs/volume -crash.scale=$(CRASHSCALE)
 	PLYFS_POWERCUT=long PLYFS_BIN='$(CURDIR)/bin/plyfs' CGO_ENABLED=0 $(GO) test -count=1 -timeout 60m -v ./integration/powercut
 
-powercut: build ## power cuts beneath real ext4 and xfs, a sample (root)
+powercut: core ## power cuts beneath real ext4 and xfs, a sample (root)
 	PLYFS_POWERCUT=sample PLYFS_BIN='$(CURDIR)/bin/plyfs' CGO_ENABLED=0 $(GO) test -count=1 -timeout 10m ./integration/powercut
 
-hotpath: build ## what a database waits for, next to a plain directory and a plain FUSE (root)
+hotpath: core ## what a database waits for, next to a plain directory and a plain FUSE (root)
 	$(GO) run ./integration/hotpath --plyfs plyfs=bin/plyfs $(ARGS)
 
 fuzz-short: ## each fuzzer for FUZZ_SHORT seconds
@@ -92,17 +102,23 @@ fuzz-short: ## each fuzzer for FUZZ_SHORT seconds
 fuzz: ## each fuzzer for FUZZTIME seconds
 	@integration/fuzz.sh $(FUZZTIME)
 
-integration: build ## real mounts, MariaDB, fio, tampering, kill -9 (root)
+integration: core ## real mounts, MariaDB, fio, tampering, kill -9 (root)
 	PLYFS_BIN='$(CURDIR)/bin/plyfs' CGO_ENABLED=0 $(GO) test -count=1 -timeout 25m ./integration $(ARGS)
 
-mysql-short: build ## MariaDB and MySQL: one row per feature, backups, replication (root)
+providers: build ## customer-managed keys: AWS KMS as moto, an HSM as SoftHSM, small servers for the rest (root)
+	@bad=$$(gofmt -l cmd/plyfs-key-*); if [ -n "$$bad" ]; then echo 'not formatted, run gofmt -w on:' "$$bad" >&2; exit 1; fi
+	@tree=$$(integration/sid.sh); export PLYFS_SID="$$tree"; set -x; \
+	 (cd cmd/plyfs-key-cloud && CGO_ENABLED=0 $(GO) vet -trimpath . && CGO_ENABLED=0 $(GO) test -trimpath -count=1 -timeout 10m .); \
+	 (cd cmd/plyfs-key-pkcs11 && CGO_ENABLED=1 $(GO) vet -trimpath . && CGO_ENABLED=1 $(GO) test -trimpath -count=1 -timeout 10m .)
+
+mysql-short: core ## MariaDB and MySQL: one row per feature, backups, replication (root)
 	PLYFS_MYSQL=short PLYFS_BIN='$(CURDIR)/bin/plyfs' CGO_ENABLED=0 $(GO) test -count=1 -timeout 15m -parallel 4 ./integration/mysql $(ARGS)
 
-mysql: build ## every combination of server and setup, larger sets; ends with a table (root, long)
+mysql: core ## every combination of server and setup, larger sets; ends with a table (root, long)
 	@integration/deps.sh test
 	PLYFS_MYSQL=long PLYFS_BIN='$(CURDIR)/bin/plyfs' CGO_ENABLED=0 $(GO) test -count=1 -timeout 5h -v ./integration/mysql $(ARGS)
 
-docker: build ## volumes under a real dockerd, MariaDB in containers (root)
+docker: core ## volumes under a real dockerd, MariaDB in containers (root)
 	PLYFS_DOCKER=1 PLYFS_BIN='$(CURDIR)/bin/plyfs' CGO_ENABLED=0 $(GO) test -count=1 -timeout 15m ./integration/docker $(ARGS)
 
 fresh: ## make demo and make test in a new Debian 12 chroot with only Go, git, make

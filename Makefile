@@ -27,6 +27,8 @@ FUZZ_SHORT ?= 3
 FUZZTIME   ?= 60
 CRASHSCALE ?= 10
 BENCHTIME  ?= 1s
+# How long make soak lasts.
+SOAK       ?= 1h
 # Arguments for the integration tests, as in: make integration ARGS='-run MariaDB -v'
 ARGS ?=
 
@@ -111,7 +113,7 @@ providers: build ## customer-managed keys: AWS KMS as moto, an HSM as SoftHSM, s
 	 (cd cmd/plyfs-key-cloud && CGO_ENABLED=0 $(GO) vet -trimpath . && CGO_ENABLED=0 $(GO) test -trimpath -count=1 -timeout 10m .); \
 	 (cd cmd/plyfs-key-pkcs11 && CGO_ENABLED=1 $(GO) vet -trimpath . && CGO_ENABLED=1 $(GO) test -trimpath -count=1 -timeout 10m .)
 
-mysql-short: core ## MariaDB and MySQL: one row per feature, backups, replication (root)
+mysql-short: core ## MariaDB and MySQL: one row per feature, backups, replication, a short soak (root)
 	PLYFS_MYSQL=short PLYFS_BIN='$(CURDIR)/bin/plyfs' CGO_ENABLED=0 $(GO) test -count=1 -timeout 15m -parallel 4 ./integration/mysql $(ARGS)
 
 mysql: core ## every combination of server and setup, larger sets; ends with a table (root, long)
@@ -120,6 +122,11 @@ mysql: core ## every combination of server and setup, larger sets; ends with a t
 
 docker: core ## volumes under a real dockerd, MariaDB in containers (root)
 	PLYFS_DOCKER=1 PLYFS_BIN='$(CURDIR)/bin/plyfs' CGO_ENABLED=0 $(GO) test -count=1 -timeout 15m ./integration/docker $(ARGS)
+
+.PHONY: soak
+soak: core ## databases under load, restarts, kills and backups, for SOAK (root, long)
+	@integration/deps.sh test
+	PLYFS_MYSQL=long PLYFS_SOAK=$(SOAK) PLYFS_BIN='$(CURDIR)/bin/plyfs' CGO_ENABLED=0 $(GO) test -count=1 -timeout 0 -v -run 'TestSoak$$' ./integration/mysql
 
 fresh: ## make demo and make test in a new Debian 12 chroot with only Go, git, make
 	@integration/fresh.sh

@@ -30,8 +30,10 @@ type mountStatus struct {
 	// its socket.
 	Journal *journalStatus `json:"journal,omitempty"`
 	// Keys is whether the keys are valid, told like it.
-	Keys  *keyState `json:"keys,omitempty"`
-	Notes []string  `json:"notes"`
+	Keys *keyState `json:"keys,omitempty"`
+	// Process is what the daemon takes, by the same way.
+	Process *processStatus `json:"process,omitempty"`
+	Notes   []string       `json:"notes"`
 }
 
 func statusCommand(con *console) *cli.Command {
@@ -126,6 +128,7 @@ func statusOf(con *console, m mountEntry) *mountStatus {
 			s.PID, s.Since = r.PID, &r.Since
 			s.Journal = askJournal(stateDir(con), m.Target)
 			s.Keys = askKeys(stateDir(con), m.Target)
+			s.Process = askProcess(stateDir(con), m.Target)
 		}
 	}
 	if s.Journal != nil && s.Journal.Error != "" {
@@ -181,6 +184,9 @@ func (s *mountStatus) print(con *console) {
 	}
 	if j := s.Journal; j != nil {
 		rows = append(rows, [2]string{"journal", j.String()})
+	}
+	if p := s.Process; p != nil {
+		rows = append(rows, [2]string{"process", p.String()})
 	}
 	if s.Log != "" {
 		rows = append(rows, [2]string{"log", s.Log})

@@ -11,10 +11,12 @@
 // The tests need root, /dev/fuse, and what deps.sh installs. They work below
 // $TMPDIR, else /var/tmp, which must lie on a disk filesystem. They run as
 //
-//	make mysql-short   one row per feature; part of make test
+//	make mysql-short   one row per feature, a short soak; part of make test
 //	make mysql         every combination and larger sets; ends with a table
+//	make soak          mixed load with restarts, kills and backups (SOAK=1h)
 //
 //	PLYFS_MYSQL=short|long   which of them; nothing runs without it
+//	PLYFS_SOAK=DURATION      how long the soak lasts
 //	PLYFS_SERVERS=MariaDB    one server alone (or =MySQL)
 //	PLYFS_BIN=FILE           the program to test; built anew when not set
 //	PLYFS_SID=DIR            a Debian sid tree with mysql-server; else sid.sh is asked

@@ -20,6 +20,7 @@ var env struct {
 	bin      string // plyfs
 	scratch  string // a directory on a disk, removed at the end
 	long     bool   // every combination, larger sets
+	soak     time.Duration
 	products []*product
 	results  results
 }
@@ -63,6 +64,14 @@ func setUp(mode string) error {
 		env.long = mode == "long"
 	default:
 		return fmt.Errorf("PLYFS_MYSQL=%s: want short or long", mode)
+	}
+	env.soak = 40 * time.Second
+	if s := os.Getenv("PLYFS_SOAK"); s != "" {
+		d, err := time.ParseDuration(s)
+		if err != nil || d <= 0 {
+			return fmt.Errorf("PLYFS_SOAK=%s: want a duration, as in 1h", s)
+		}
+		env.soak = d
 	}
 	base := os.Getenv("TMPDIR")
 	if base == "" {

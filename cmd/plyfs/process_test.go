@@ -1,0 +1,41 @@
+package main
+
+import (
+	"os"
+	"testing"
+)
+
+// A descriptor and a goroutine more are told of.
+func TestOwnStatus(t *testing.T) {
+	figures := func() *processStatus {
+		t.Helper()
+		p, err := ownStatus(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p.(*processStatus)
+	}
+	before := figures()
+	if before.Resident < 1<<20 || before.Heap < 1 || before.Heap > before.Resident {
+		t.Errorf("%d bytes resident, %d of heap", before.Resident, before.Heap)
+	}
+	var open []*os.File
+	end := make(chan struct{})
+	for range 100 {
+		f, err := os.Open("/dev/null")
+		if err != nil {
+			t.Fatal(err)
+		}
+		open = append(open, f)
+		go func() { <-end }()
+	}
+	after := figures()
+	close(end)
+	for _, f := range open {
+		f.Close()
+	}
+	// Other tests' own come and go, so many they are not.
+	if files, routines := after.OpenFiles-before.OpenFiles, after.Goroutines-before.Goroutines; files < 90 || files > 110 || routines < 90 || routines > 110 {
+		t.Errorf("%d files and %d goroutines more, wanted 100", files, routines)
+	}
+}

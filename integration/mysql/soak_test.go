@@ -1,0 +1,287 @@
+package mysql
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// TestSoak has a server under mixed load for as long as it is told: the ledger,
+// sysbench, and tables that come and go. Rounds of load end with a restart, a
+// kill or a backup; lives of the filesystem's daemon end by a kill under load
+// or by an unmount. Nothing acknowledged may be lost, no table be damaged, and
+// what the daemon takes of the host may not grow from round to round.
+func TestSoak(t *testing.T) {
+	eachProduct(t, func(t *testing.T, p *product) {
+		var note string
+		env.results.record(t, p, &note, fmt.Sprintf("soak of %v: load, restarts, kills, backups", env.soak))
+		k := newSoak(t, p)
+		end := time.Now().Add(env.soak)
+		for time.Now().Before(end) {
+			k.live(t)
+		}
+		k.s.checkTables(t)
+		k.s.stop(t)
+		note = k.String()
+		t.Log(note)
+	})
+}
+
+// soak is one under way.
+type soak struct {
+	*drill
+	s     *server // the same as the drill's
+	round time.Duration
+	life  time.Duration
+
+	lives, rounds, kills, restarts, backups int
+
+	transactions int64
+	ledgers      []*ledger // whose rows are there
+}
+
+// newSoak sizes rounds and lives so that each kind of end comes even in a short
+// soak.
+func newSoak(t *testing.T, p *product) *soak {
+	k := &soak{drill: newDrill(t, p), round: max(2*time.Second, min(env.soak/60, 20*time.Second)), life: max(10*time.Second, min(env.soak/4, 8*time.Minute))}
+	k.s = k.server
+	if !p.isMariaDB() {
+		k.sql(t, "INSTALL PLUGIN clone SONAME 'mysql_clone.so'")
+	}
+	return k
+}
+
+func (k *soak) String() string {
+	return fmt.Sprintf("%d transactions acknowledged and found, %d rounds, %d restarts and %d kills of the server, %d backups started on, %d lives of the daemon",
+		k.transactions, k.rounds, k.restarts, k.kills, k.backups, k.lives)
+}
+
+// live is one life of the daemon, from a mount to a kill or an unmount.
+func (k *soak) live(t *testing.T) {
+	end := time.Now().Add(k.life)
+	var home, vault []figures
+	for n := 0; n < 4 || time.Now().Before(end); n++ {
+		l, noise := k.load(t)
+		time.Sleep(k.round) // of load; nothing is awaited
+		k.rounds++
+		switch n % 3 {
+		case 0: // the server ends well, and what the daemon takes is measured
+			noise.stop(t)
+			l.stop(t)
+			k.verify(t)
+			k.trim(t)
+			k.s.stop(t)
+			home, vault = append(home, figuresOf(t, k.home)), append(vault, figuresOf(t, k.vault))
+			k.s.mustStart(t)
+			k.restarts++
+		case 1: // it is killed under load
+			k.s.kill()
+			noise.broken()
+			l.broken()
+			k.s.mustStart(t)
+			k.kills++
+			k.verify(t)
+		case 2: // it is backed up under load, and the backup is started
+			k.backUp(t, l)
+			noise.stop(t)
+			l.stop(t)
+			k.verify(t)
+			k.s.checkTables(t)
+			k.backups++
+		}
+	}
+	k.lives++
+	report(t, k.product.name+", the server's daemon", home)
+	report(t, k.product.name+", the backups' daemon", vault)
+	if k.lives%2 == 0 {
+		wantAfterRemount(t, k.home, k.s)
+		k.vault.remount(t)
+		return
+	}
+	l, noise := k.load(t)
+	time.Sleep(k.round)
+	k.home.kill()
+	k.s.kill()
+	noise.broken()
+	l.broken()
+	k.home.clear(t)
+	k.home.mustMount(t)
+	k.s.mustStart(t)
+	k.verify(t)
+	k.s.checkTables(t)
+}
+
+// load starts the ledger and the rest.
+func (k *soak) load(t *testing.T) (*ledger, *noise) {
+	t.Helper()
+	l := startLedger(k.s)
+	k.ledgers = append(k.ledgers, l)
+	n, err := startNoise(k.s, k.rounds)
+	check(t, err)
+	return l, n
+}
+
+func (k *soak) verify(t *testing.T) {
+	t.Helper()
+	for _, l := range k.ledgers {
+		l.verify(t, k.s)
+	}
+	if t.Failed() {
+		t.FailNow()
+	}
+}
+
+// trim drops what was verified, so that an hour's load does not fill the disk.
+func (k *soak) trim(t *testing.T) {
+	t.Helper()
+	for _, l := range k.ledgers {
+		k.transactions += l.total()
+	}
+	k.ledgers = nil
+	k.sql(t, "TRUNCATE ledger.a; TRUNCATE ledger.b; FLUSH BINARY LOGS; PURGE BINARY LOGS BEFORE NOW()")
+}
+
+// backUp copies the server onto the other volume while it works, and starts a
+// server on the copy, which must have what was acknowledged before.
+func (k *soak) backUp(t *testing.T, l *ledger) {
+	t.Helper()
+	var at [ledgerClients]int64
+	for c := range at {
+		at[c] = l.acked[c].Load()
+	}
+	dir := fmt.Sprintf("%s/backup%d", k.vault.mnt, k.backups)
+	s := k.cloned(t, dir)
+	if k.isMariaDB() {
+		for _, args := range [][]string{{"--backup", "--socket=" + k.s.socket(), "--user=root"}, {"--prepare"}} {
+			args = append([]string{"mariadb-backup", "--no-defaults", "--target-dir=" + s.datadir()}, args...)
+			command(t, k.asMySQL(args...))
+		}
+	} else {
+		k.sql(t, fmt.Sprintf("CLONE LOCAL DATA DIRECTORY = '%s'", s.datadir()))
+	}
+	s.mustStart(t)
+	l.verifyFrom(t, s, at)
+	s.checkTables(t)
+	s.stop(t)
+	check(t, os.RemoveAll(dir))
+}
+
+// noise is load that keeps no account: sysbench, and tables that come and go.
+type noise struct {
+	bench *process
+	out   strings.Builder
+	ended atomic.Bool
+	wg    sync.WaitGroup
+	err   error
+}
+
+func startNoise(s *server, n int) (*noise, error) {
+	k := &noise{}
+	cmd := s.sysbench("oltp_read_write", "--tables=4", fmt.Sprint("--table-size=", size(2000, 200_000)), "--threads=2", "--time=0",
+		"--events=0", fmt.Sprint("--rand-seed=", n+1), "run")
+	cmd.Stdout, cmd.Stderr = &k.out, &k.out
+	var err error
+	if k.bench, err = spawn(cmd); err != nil {
+		return nil, err
+	}
+	k.wg.Go(func() { k.err = k.churn(s) })
+	return k, nil
+}
+
+// churn makes, changes and drops tables.
+func (k *noise) churn(s *server) error {
+	c, err := openSession(s.client("other"))
+	if err != nil {
+		return err
+	}
+	for i := 0; !k.ended.Load(); i++ {
+		sql := fmt.Sprintf(`DROP TABLE IF EXISTS churn, churned; CREATE TABLE churn ENGINE=InnoDB SELECT id, v, pad FROM ledger.big LIMIT %d;
+			ALTER TABLE churn ADD PRIMARY KEY (id); ALTER TABLE churn ADD COLUMN c INT DEFAULT 3; UPDATE churn SET pad=REVERSE(pad);
+			OPTIMIZE TABLE churn; RENAME TABLE churn TO churned; TRUNCATE TABLE churned; DROP TABLE churned;
+			CREATE TEMPORARY TABLE tmp ENGINE=InnoDB SELECT * FROM ledger.big ORDER BY pad LIMIT 300; DROP TEMPORARY TABLE tmp; SELECT 'churned %d';`, 200+i%500, i)
+		if err := c.ask(sql, fmt.Sprint("churned ", i)); err != nil {
+			return err
+		}
+	}
+	return c.close()
+}
+
+// stop ends the load, which must not have failed.
+func (k *noise) stop(t *testing.T) {
+	t.Helper()
+	k.ended.Store(true)
+	k.wg.Wait()
+	check(t, k.err)
+	if k.bench.exited() {
+		t.Fatalf("sysbench ended by itself: %s", tail(k.out.String(), 2000))
+	}
+	k.bench.signal(9)
+	<-k.bench.done
+}
+
+// broken ends the load on a server that is gone.
+func (k *noise) broken() {
+	k.ended.Store(true)
+	k.wg.Wait()
+	k.bench.signal(9)
+	<-k.bench.done
+}
+
+// figures are what a daemon takes while no server has files open.
+type figures struct {
+	Resident   int64 `json:"resident"`
+	Heap       int64 `json:"heap"`
+	Goroutines int   `json:"goroutines"`
+	OpenFiles  int   `json:"open_files"`
+}
+
+// figuresOf asks a volume's daemon. Descriptors and goroutines of requests that
+// are just over take a moment to go, so the least of a few answers counts.
+func figuresOf(t *testing.T, v *volume) figures {
+	t.Helper()
+	var least figures
+	for n := range 10 {
+		out, err := v.plyfs("status", "--json", v.mnt).Output()
+		var status struct{ Process *figures }
+		if err == nil {
+			err = json.Unmarshal(out, &status)
+		}
+		if err != nil || status.Process == nil {
+			t.Fatalf("plyfs status: %v\n%s", err, out)
+		}
+		p := *status.Process
+		if n == 0 {
+			least = p
+		}
+		least = figures{min(least.Resident, p.Resident), min(least.Heap, p.Heap), min(least.Goroutines, p.Goroutines), min(least.OpenFiles, p.OpenFiles)}
+		time.Sleep(50 * time.Millisecond)
+	}
+	return least
+}
+
+func (f figures) String() string {
+	return fmt.Sprintf("%d MiB resident, %d MiB heap, %d goroutines, %d files", f.Resident>>20, f.Heap>>20, f.Goroutines, f.OpenFiles)
+}
+
+// report prints how a daemon's figures went in one life, and wants them bounded.
+func report(t *testing.T, who string, all []figures) {
+	t.Helper()
+	if len(all) < 2 {
+		if len(all) == 1 {
+			t.Logf("%s: %v", who, all[0])
+		}
+		return
+	}
+	first, last := all[0], all[len(all)-1]
+	most := slices.MaxFunc(all, func(a, b figures) int { return int(a.Resident - b.Resident) })
+	t.Logf("%s, %d measurements: first %v; last %v; most %d MiB resident", who, len(all), first, last, most.Resident>>20)
+	if last.OpenFiles > first.OpenFiles+64 || last.Goroutines > first.Goroutines+64 || last.Resident > first.Resident*3/2+64<<20 {
+		t.Errorf("%s grows: %v at first, %v at last", who, first, last)
+	}
+}

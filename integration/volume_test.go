@@ -85,7 +85,8 @@ func (v *volume) mount() error {
 	defer log.Close()
 	args := append([]string{"mount", "--keystore", v.keys, "-f"}, v.opts...)
 	cmd := exec.Command(env.bin, append(args, v.cipher, v.mnt)...)
-	cmd.Env = plyfsEnv()
+	// Each copy of a volume is on a host of its own, which has not seen a newer one.
+	cmd.Env = append(plyfsEnv(), "XDG_STATE_HOME="+filepath.Join(v.root, "state"))
 	cmd.Stdout, cmd.Stderr = log, log
 	p, err := spawn(cmd)
 	if err != nil {

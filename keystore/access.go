@@ -103,6 +103,9 @@ func (a *Access) check(f *volumeFile) error {
 	if err := a.checkLayers(f.params); err != nil {
 		return err
 	}
+	if a.Recovery != "" && !f.sections[0].recovers(a.Recovery) && (f.sections[1] == nil || !f.sections[1].recovers(a.Recovery)) {
+		return &fault{what: fmt.Sprintf("%s: no layer has a recovery slot %q", f.name, a.Recovery), kind: ErrUsage, hint: "plyfs info lists those that there are."}
+	}
 	for i := range int(f.params.Layers) {
 		l := cipher.Layer(i + 1)
 		if a.store(l) == nil && !f.sections[i].recovers(a.Recovery) {

@@ -39,6 +39,12 @@ func (c *Config) Layers() []cipher.Layer {
 	return []cipher.Layer{cipher.LayerData, cipher.LayerInfra}[:c.Params().Layers]
 }
 
+// Recovers reports whether a layer has a recovery slot of that name.
+func (c *Config) Recovers(l cipher.Layer, name string) bool {
+	s := c.files[0].section(l)
+	return s != nil && s.recovers(name)
+}
+
 // Generation returns how often a layer's slots were written, from 1; 0 for a layer that the volume has not.
 func (c *Config) Generation(l cipher.Layer) uint64 {
 	if s := c.files[0].section(l); s != nil {

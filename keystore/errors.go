@@ -39,6 +39,8 @@ var (
 	// ErrRetired reports a root, cluster or group, or an epoch of one, that was retired or destroyed: it is refused
 	// from then on, to wrap and to unwrap.
 	ErrRetired = errors.New("retired")
+	// ErrRolledBack reports a volume whose state is older than this host has seen.
+	ErrRolledBack = errors.New("older than this host has seen")
 	// ErrUsage reports a call that asks for nothing that can be done, such as an empty passphrase.
 	ErrUsage = errors.New("invalid request")
 )
@@ -86,6 +88,7 @@ var hints = []struct {
 	{ErrDenied, "Ask whoever manages the key: enable or restore it, or give this host access to it."},
 	{ErrUnavailable, "Check the network, the provider's configuration and its program, then try again."},
 	{ErrRetired, "Use a key that is in force: rotate what was retired, and re-wrap volumes with plyfs key rotate before the old key is retired."},
+	{ErrRolledBack, "Restore the newest copy. If an older one was restored on purpose: mount it with -o accept-rollback."},
 	{ErrUsage, "Check what the command was given (plyfs help)."},
 	{fs.ErrPermission, "Run plyfs as root or as the owner of the file."},
 }

@@ -121,3 +121,25 @@ func FuzzConfig(f *testing.F) {
 		}
 	})
 }
+
+func FuzzPins(f *testing.F) {
+	f.Add([]byte("{\n  \"plyfs\": \"hosts\",\n  \"version\": 1,\n  \"volumes\": []\n}\n"))
+	one := &pinFile{}
+	one.set(cipher.VolumeID{1}, Pin{Data: 1, Infra: 2, Journal: 3})
+	one.set(cipher.VolumeID{}, Pin{Data: 7})
+	b, err := one.render()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		p, err := parsePins(b)
+		if err != nil {
+			known(t, err)
+			return
+		}
+		if got, err := p.render(); err != nil || !bytes.Equal(got, b) {
+			t.Errorf("renders as\n%s, error %v, want\n%s", got, err, b)
+		}
+	})
+}

@@ -50,6 +50,8 @@ type keyNote struct {
 	Layer int    `json:"layer"`
 	By    string `json:"by"`
 	Store string `json:"store,omitempty"`
+	// Provider of a customer-managed key.
+	Provider string `json:"provider,omitempty"`
 }
 
 type auditResult string

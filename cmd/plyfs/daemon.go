@@ -33,11 +33,12 @@ type request struct {
 	Source   string       `json:"source"` // absolute, as the caller gave it
 	Target   string       `json:"target"` // absolute, without symlinks
 	Mount    mountRequest `json:"mount"`
-	Stores   storeRefs    `json:"stores"`
+	Keys     keyring      `json:"keys"`
 	Data     []byte       `json:"data,omitempty"`  // passphrase of the data layer's store
 	Infra    []byte       `json:"infra,omitempty"` // the same of the infra layer's
 	Log      logChoice    `json:"log"`
 	StateDir string       `json:"state_dir"` // of run files; empty: none
+	Pins     string       `json:"pins"`      // file of the volumes this host has seen; empty: none
 }
 
 // wipe forgets the passphrases.

@@ -14,7 +14,7 @@ import (
 
 func TestRequestRoundTrip(t *testing.T) {
 	want := &request{Source: "/c\n", Target: "/m", Mount: mountRequest{Layers: 2}, Data: []byte("a\n\x00b"), Infra: []byte{},
-		Stores: storeRefs{Data: storeRef{Layer: 1, Path: "/k/data.store", secret: []byte("not sent")}}, Log: logChoice{File: "/l"}}
+		Keys: keyring{Stores: storeRefs{Data: storeRef{Layer: 1, Path: "/k/data.store", secret: []byte("not sent")}}}, Log: logChoice{File: "/l"}}
 	want.Mount.Options.Cluster = "c1"
 	var pipe bytes.Buffer
 	if err := sendRequest(&pipe, want); err != nil {
@@ -24,7 +24,7 @@ func TestRequestRoundTrip(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want.Stores.Data.secret, want.Infra = nil, nil
+	want.Keys.Stores.Data.secret, want.Infra = nil, nil
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}

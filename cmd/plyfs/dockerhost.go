@@ -44,7 +44,7 @@ func (h *dockerHost) Make(ctx context.Context, dir string, o dockervolume.Option
 }
 
 func (h *dockerHost) Describe(dir string) (d dockervolume.Description, err error) {
-	config, err := readConfig(dir)
+	config, err := readConfig(configPath(dir, ""))
 	if err != nil {
 		return d, err
 	}

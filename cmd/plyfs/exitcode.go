@@ -94,6 +94,7 @@ var codes = []struct {
 	{keystore.ErrWrongGroup, exitNoGroup},
 	{keystore.ErrWrongLayers, exitAssertion},
 	{keystore.ErrTampered, exitTampered},
+	{keystore.ErrRolledBack, exitTampered},
 	{keystore.ErrTruncated, exitTampered},
 	{keystore.ErrMissing, exitNotVolume},
 	{keystore.ErrVersion, exitVersion},

@@ -147,14 +147,19 @@ const optionHelp = `Mount options, in a list after -o or in fstab's fourth field
                                any of these, data-passphrase if there is one
   infra-passphrase-credential=NAME
                                the same for the infra layer
+  config=FILE                  the volume's wrapped keys, if they are not in
+                               CIPHERDIR/plyfs.json
+  providers=DIR                the key providers of this host
+  recovery=NAME                open by the recovery slots of that name, by their
+                               passphrases
   cluster=NAME, group=NAME     refuse a volume of another cluster or group
   layers=1|2                   refuse a volume with other layers; 2 is the
                                default, a single-layer volume needs layers=1
   journal=DIR                  keep the journal there, on another disk; after a
                                crash the same directory is needed
   journal-size=SIZE            bound it to SIZE bytes, 16M to 64G; default 256M
-  accept-rollback              mount a volume whose journal lost what was
-                               durable, with what is left
+  accept-rollback              mount a volume that is older than this host has
+                               seen, or whose journal lost what was durable
   revalidate=TIME              validate the keys again every TIME, such as 10m,
                                the default; 0: never
   grace=TIME                   how long nobody can be asked about the keys until

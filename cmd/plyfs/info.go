@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 
 	"github.com/urfave/cli/v2"
 
@@ -34,12 +33,34 @@ type infoLayer struct {
 
 type infoSlot struct {
 	Kind         string `json:"kind"`
-	Cluster      string `json:"cluster"`
-	Group        string `json:"group"`
-	RootEpoch    uint32 `json:"root_epoch"`
-	ClusterEpoch uint32 `json:"cluster_epoch"`
-	GroupEpoch   uint32 `json:"group_epoch"`
+	Cluster      string `json:"cluster,omitempty"` // not of a recovery slot, nor the next four
+	Group        string `json:"group,omitempty"`
+	RootEpoch    uint32 `json:"root_epoch,omitempty"`
+	ClusterEpoch uint32 `json:"cluster_epoch,omitempty"`
+	GroupEpoch   uint32 `json:"group_epoch,omitempty"`
 	VolumeEpoch  uint32 `json:"volume_epoch"`
+	Provider     string `json:"provider,omitempty"` // of a customer-managed key
+	Name         string `json:"name,omitempty"`     // of a recovery slot
+}
+
+func infoSlotOf(s keystore.SlotInfo) infoSlot {
+	return infoSlot{
+		Kind: s.Kind, Cluster: s.Names.Cluster, Group: s.Names.Group,
+		RootEpoch: s.Epochs.Root, ClusterEpoch: s.Epochs.Cluster, GroupEpoch: s.Epochs.Group,
+		VolumeEpoch: s.VolumeEpoch, Provider: s.Provider, Name: s.Name,
+	}
+}
+
+func (s infoSlot) String() string {
+	if s.Kind == keystore.KindRecovery {
+		return fmt.Sprintf("recovery slot %s: passphrase (volume key %d)", s.Name, s.VolumeEpoch)
+	}
+	text := fmt.Sprintf("%s: cluster %s, group %s (epochs %d/%d/%d, volume key %d)",
+		s.Kind, s.Cluster, s.Group, s.RootEpoch, s.ClusterEpoch, s.GroupEpoch, s.VolumeEpoch)
+	if s.Provider != "" {
+		text += ", provider " + s.Provider
+	}
+	return text
 }
 
 func infoCommand(con *console) *cli.Command {
@@ -49,13 +70,13 @@ func infoCommand(con *console) *cli.Command {
 		UsageText: "plyfs info [--json] CIPHERDIR",
 		Description: "Nothing of it is verified: that takes the keys, and mount does it. For a live\n" +
 			"mount, the mountpoint names the volume as well.",
-		Flags: []cli.Flag{jsonFlag()},
+		Flags: []cli.Flag{jsonFlag(), configFlag()},
 		Action: func(c *cli.Context) error {
 			p, err := places(c, "CIPHERDIR")
 			if err != nil {
 				return err
 			}
-			a, err := volumeInfo(p[0])
+			a, err := volumeInfo(con, p[0], c.String("config"))
 			if err != nil {
 				return err
 			}
@@ -72,46 +93,29 @@ func infoCommand(con *console) *cli.Command {
 }
 
 // volumeInfo reads the config of a ciphertext directory, or of the one that
-// is mounted at dir.
-func volumeInfo(dir string) (*infoAnswer, error) {
-	abs, err := filepath.Abs(dir)
+// is mounted at path.
+func volumeInfo(con *console, path, named string) (*infoAnswer, error) {
+	v, err := findVolume(con, path, named)
 	if err != nil {
 		return nil, err
 	}
-	mounts, err := readMounts()
-	if err != nil {
-		return nil, err
-	}
-	if target, err := resolveTarget(abs); err == nil {
-		if m, ok := mountedAt(mounts, target); ok && m.Type == fsType {
-			abs = m.Source
-		}
-	}
-	if err := checkSource(abs); err != nil {
-		return nil, err
-	}
-	config, err := readConfig(abs)
+	config, err := readConfig(v.Config)
 	if err != nil {
 		return nil, err
 	}
 	p := config.Params()
 	a := &infoAnswer{
-		CipherDir: abs,
+		CipherDir: v.Source,
 		VolumeID:  p.VolumeID.String(),
 		Format:    int(p.Format),
 		Suite:     int(p.Suite),
 		SuiteName: p.Suite.String(),
 		BlockSize: int(p.BlockSize),
 		Warnings:  append([]string{}, config.Warnings()...),
-		MountedAt: []string{},
+		MountedAt: append([]string{}, v.Targets...),
 	}
 	for _, l := range config.Layers() {
 		a.Layers = append(a.Layers, layerInfo(config, l))
-	}
-	for _, m := range volumeMounts(mounts) {
-		if sameDir(m.Source, abs) {
-			a.MountedAt = append(a.MountedAt, m.Target)
-		}
 	}
 	return a, nil
 }
@@ -119,11 +123,7 @@ func volumeInfo(dir string) (*infoAnswer, error) {
 func layerInfo(config *keystore.Config, l cipher.Layer) infoLayer {
 	i := infoLayer{Layer: l.String(), Cipher: cipherOf(l), Generation: config.Generation(l), Slots: []infoSlot{}}
 	for _, s := range config.Slots(l) {
-		i.Slots = append(i.Slots, infoSlot{
-			Kind: s.Kind, Cluster: s.Names.Cluster, Group: s.Names.Group,
-			RootEpoch: s.Epochs.Root, ClusterEpoch: s.Epochs.Cluster, GroupEpoch: s.Epochs.Group,
-			VolumeEpoch: s.VolumeEpoch,
-		})
+		i.Slots = append(i.Slots, infoSlotOf(s))
 	}
 	return i
 }
@@ -160,8 +160,10 @@ func (a *infoAnswer) print(con *console) {
 	for i, l := range a.Layers {
 		rows = append(rows, [2]string{fmt.Sprintf("layer %d", i+1), fmt.Sprintf("%s, %s; keys of generation %d", l.Layer, l.Cipher, l.Generation)})
 		for _, s := range l.Slots {
-			rows = append(rows, [2]string{"", fmt.Sprintf("opened by %s: cluster %s, group %s (epochs %d/%d/%d, volume key %d)",
-				s.Kind, s.Cluster, s.Group, s.RootEpoch, s.ClusterEpoch, s.GroupEpoch, s.VolumeEpoch)})
+			rows = append(rows, [2]string{"", "opened by " + s.String()})
+		}
+		if len(l.Slots) == 0 {
+			rows = append(rows, [2]string{"", "opened by nothing any more: it was erased"})
 		}
 	}
 	where := "nowhere that can be seen from here"

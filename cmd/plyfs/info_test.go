@@ -26,7 +26,7 @@ func TestInfo(t *testing.T) {
 		if l.Layer != [2]string{"data", "infra"}[i] || l.Generation != 1 || len(l.Slots) != 1 {
 			t.Fatalf("layer %d: %+v", i+1, l)
 		}
-		want := infoSlot{"group", "east", "db", 1, 1, 1, 1}
+		want := infoSlot{Kind: "group", Cluster: "east", Group: "db", RootEpoch: 1, ClusterEpoch: 1, GroupEpoch: 1, VolumeEpoch: 1}
 		if l.Slots[0] != want {
 			t.Errorf("slot of layer %d: %+v, want %+v", i+1, l.Slots[0], want)
 		}

@@ -27,7 +27,9 @@ func initCommand(con *console) *cli.Command {
 			"default place, they are made too.",
 		Flags: append(append(nameFlags(),
 			&cli.IntFlag{Name: "block-size", Value: cipher.MinBlockSize, Usage: "block size in `BYTES`, a power of two from 4096 to 65536 (default: 4096)"},
-			&cli.BoolFlag{Name: "single-layer", Usage: "only the data layer; such a volume mounts with -o layers=1 alone"}),
+			&cli.BoolFlag{Name: "single-layer", Usage: "only the data layer; such a volume mounts with -o layers=1 alone"},
+			&cli.StringFlag{Name: "provider", Usage: "put the customer-managed key of the key provider `NAME` on the data layer"},
+			configFlag(), providersFlag()),
 			storeFlags()...),
 		Action: func(c *cli.Context) error {
 			p, err := places(c, "CIPHERDIR")
@@ -35,8 +37,8 @@ func initCommand(con *console) *cli.Command {
 				return err
 			}
 			var o mountopt.Options
-			flagsOverOptions(c, &o)
-			refs, err := storesOf(con, &o)
+			keyringFlagsOverOptions(c, &o)
+			keys, err := keyringOf(con, p[0], &o)
 			if err != nil {
 				return err
 			}
@@ -45,9 +47,19 @@ func initCommand(con *console) *cli.Command {
 				return err
 			}
 			harden()
-			return initVolume(con, p[0], params, refs, namesOf(c))
+			v := newVolume{dir: p[0], params: params, keys: keys, names: namesOf(c), provider: c.String("provider")}
+			return v.init(c.Context, con)
 		},
 	}
+}
+
+// newVolume is a volume to be made.
+type newVolume struct {
+	dir      string
+	params   cipher.Params
+	keys     keyring
+	names    keystore.Names
+	provider string // of a customer-managed key on the data layer; empty: none
 }
 
 // newParams are those of a new volume, without its ID.
@@ -62,61 +74,114 @@ func newParams(blockSize int, single bool) (cipher.Params, error) {
 	return p, nil
 }
 
-// initVolume makes a volume in dir.
-func initVolume(con *console, dir string, params cipher.Params, refs storeRefs, names keystore.Names) (err error) {
-	if err := names.Validate(); err != nil {
+// init makes the volume.
+func (n *newVolume) init(ctx context.Context, con *console) (err error) {
+	if err := n.names.Validate(); err != nil {
 		return err
 	}
-	if err := checkEmpty(dir); err != nil {
+	if err := checkEmpty(n.dir); err != nil {
 		return err
 	}
-	if err := defaultStores(con, refs, names); err != nil {
+	if err := n.checkConfig(); err != nil {
 		return err
 	}
-	data, infra, err := openStores(con, refs, int(params.Layers))
+	if err := defaultStores(con, n.keys.Stores, n.names); err != nil {
+		return err
+	}
+	access, err := n.keys.access(con, nil, int(n.params.Layers))
 	if err != nil {
-		return missingStore(err, refs)
+		return missingStore(err, n.keys.Stores)
 	}
-	defer wipeStores(data, infra)
-	for _, s := range []*keystore.Store{data, infra} {
-		if err := checkNames(s, names); err != nil {
+	defer wipeStores(access.Data, access.Infra)
+	for _, s := range []*keystore.Store{access.Data, access.Infra} {
+		if err := checkNames(s, n.names); err != nil {
 			return err
 		}
 	}
-	made, err := makeDir(dir)
+	made, err := makeDir(n.dir)
 	if err != nil {
 		return err
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, undoInit(dir, made))
+			err = errors.Join(err, undoInit(n.dir, made))
 		}
 	}()
-	config, keys, err := keystore.NewVolumeConfig(params, names, data, infra, nil)
+	config, err := n.newConfig(ctx, access)
 	if err != nil {
 		return err
 	}
-	clearKeys(&keys)
-	if err := format(dir, config, data, infra); err != nil {
+	if err := n.format(ctx, config, access); err != nil {
 		return err
 	}
+	n.tell(con)
+	return nil
+}
+
+func (n *newVolume) tell(con *console) {
 	con.note("made a volume in %s: %s, blocks of %d bytes, cluster %s, group %s",
-		dir, layersText(int(params.Layers)), params.BlockSize, names.Cluster, names.Group)
-	if params.Layers == 1 {
+		n.dir, layersText(int(n.params.Layers)), n.params.BlockSize, n.names.Cluster, n.names.Group)
+	if n.params.Layers == 1 {
 		con.note("it has ONE layer of encryption: mount it with -o layers=1")
 	}
-	return nil
+	if n.provider != "" {
+		con.note("its data layer opens with the customer-managed key of provider %s alone: no key, no data", n.provider)
+	}
+	if n.keys.Config != configPath(n.dir, "") {
+		con.note("its wrapped keys are in %s and nowhere else: mount it with -o config=%s, and back that file up", n.keys.Config, n.keys.Config)
+	}
+}
+
+// checkConfig refuses a place for the config that is taken, or in the volume.
+func (n *newVolume) checkConfig() error {
+	dir, err := filepath.Abs(n.dir)
+	if err != nil {
+		return err
+	}
+	if n.keys.Config == configPath(dir, "") {
+		return nil
+	}
+	if strings.HasPrefix(n.keys.Config, dir+"/") {
+		return usageError("name a place on another medium", "the config %s is in the volume itself", n.keys.Config)
+	}
+	there, err := exists(n.keys.Config)
+	if there {
+		err = &problem{err: fmt.Errorf("%s: %w", n.keys.Config, keystore.ErrExists), code: exitExists}
+	}
+	return err
+}
+
+// newConfig makes the volume's keys, wrapped.
+func (n *newVolume) newConfig(ctx context.Context, access keystore.Access) ([]byte, error) {
+	config, keys, err := keystore.NewVolumeConfig(n.params, n.names, access.Data, access.Infra, nil)
+	clearKeys(&keys)
+	if err != nil || n.provider == "" {
+		return config, err
+	}
+	parsed, err := keystore.ParseConfig(config)
+	if err != nil {
+		return nil, err
+	}
+	e, err := parsed.Edit(ctx, access)
+	if err != nil {
+		return nil, err
+	}
+	defer e.Wipe()
+	if err := e.AddProvider(ctx, cipher.LayerData, n.names, n.provider); err != nil {
+		return nil, err
+	}
+	return e.Bytes()
 }
 
 // format makes the volume's structure, and last of all its config: a
 // directory without one is no volume. It takes the keys from the config, as
 // each mount will.
-func format(dir string, config []byte, data, infra *keystore.Store) error {
+func (n *newVolume) format(ctx context.Context, config []byte, access keystore.Access) error {
 	parsed, err := keystore.ParseConfig(config)
 	if err != nil {
 		return err
 	}
-	u, err := parsed.Unlock(context.Background(), keystore.StoreAccess(data, infra))
+	u, err := parsed.Unlock(ctx, access)
 	if err != nil {
 		return err
 	}
@@ -126,7 +191,7 @@ func format(dir string, config []byte, data, infra *keystore.Store) error {
 		return err
 	}
 	defer v.Wipe()
-	root, err := backing.OpenDir(dir)
+	root, err := backing.OpenDir(n.dir)
 	if err != nil {
 		return err
 	}
@@ -134,7 +199,7 @@ func format(dir string, config []byte, data, infra *keystore.Store) error {
 	if err := volume.Format(root, v); err != nil {
 		return volumeError(err)
 	}
-	return keystore.WriteConfig(filepath.Join(dir, keystore.ConfigName), config)
+	return keystore.WriteConfig(n.keys.Config, config)
 }
 
 // checkEmpty refuses a directory that holds anything.

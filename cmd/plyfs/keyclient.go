@@ -163,7 +163,7 @@ func (c *keyClient) open(ctx context.Context, r *request, audit *audit) (*unlock
 // keyNotes says for the audit log what opened each layer's key.
 func keyNotes(notes []storeNote) (keys []keyNote) {
 	for i, n := range notes {
-		keys = append(keys, keyNote{Layer: i + 1, By: n.Protection, Store: n.Path})
+		keys = append(keys, keyNote{Layer: i + 1, By: n.Protection, Store: n.Path, Provider: n.Provider})
 	}
 	return keys
 }

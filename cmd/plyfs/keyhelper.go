@@ -40,11 +40,15 @@ const (
 // keyQuestion is what a daemon asks of its helper.
 type keyQuestion struct {
 	ID      uint64   `json:"id"`
-	Op      string   `json:"op"`                // open, validate, unmount
+	Op      string   `json:"op"`                // open, validate, unmount, check-pins, raise-pins, config
 	Request *request `json:"request,omitempty"` // of open
 	Keys    bool     `json:"keys,omitempty"`    // of validate: the answer is to hold them
 	Target  string   `json:"target,omitempty"`  // of unmount
 	Lazy    bool     `json:"lazy,omitempty"`    // of unmount: also while it is in use
+
+	Pin    keystore.Pin `json:"pin"`              // of check-pins, raise-pins
+	Config []byte       `json:"config,omitempty"` // of config: what to write
+	Erase  bool         `json:"erase,omitempty"`  // of config: overwrite what was there
 }
 
 // verdict is what a validation says of a key.
@@ -124,6 +128,8 @@ type helper struct {
 	opening sync.Mutex // guards what follows, one validation at a time
 	request *request   // nil before open
 	keys    [sha256.Size]byte
+	pins    *pinned // nil before open
+	config  string  // path of the volume's config
 }
 
 // runKeyHelper answers until the daemon is gone.
@@ -165,6 +171,8 @@ func (h *helper) answer(ctx context.Context, to io.Writer, q *keyQuestion) {
 			a.Error = err.Error()
 			errors.As(err, &a.Errno)
 		}
+	case "check-pins", "raise-pins", "config":
+		a = h.remember(q)
 	default:
 		a.Error = fmt.Sprintf("unknown request %q", q.Op)
 	}
@@ -197,7 +205,18 @@ func (h *helper) unlock(ctx context.Context, q *keyQuestion) (a keyAnswer) {
 	ctx, cancel := context.WithTimeout(ctx, validateTime)
 	defer cancel()
 	u, err := unlock(ctx, r)
+	if err == nil {
+		h.config = r.Keys.Config
+		h.pins = &pinned{pins: keystore.Pins{Path: r.Pins}, id: u.params.VolumeID, accept: q.Op == "open" && r.Mount.Options.AcceptRollback,
+			warn: func(text string) { u.warnings = append(u.warnings, text) }}
+		if err = h.pins.check(u.generations); err == nil {
+			h.pins.raise(u.generations)
+		}
+	}
 	if err != nil {
+		if u != nil {
+			clearKeys(&u.keys)
+		}
 		u = &unlocked{}
 	}
 	defer clearKeys(&u.keys)

@@ -36,7 +36,7 @@ func mountCommand(con *console) *cli.Command {
 			&cli.StringFlag{Name: "group", Usage: "refuse a volume of a group other than `NAME`"},
 			&cli.StringFlag{Name: "log", Usage: "write the daemon's log to `FILE` (default: syslog, else a file)"},
 			&cli.BoolFlag{Name: "debug", Usage: "log more, and every FUSE request"},
-		}, storeFlags()...),
+		}, keyringFlags()...),
 		Action: func(c *cli.Context) error {
 			p, err := places(c, "CIPHERDIR", "MOUNTPOINT")
 			if err != nil {
@@ -50,7 +50,7 @@ func mountCommand(con *console) *cli.Command {
 			if o.Remount {
 				return remount(con, p[0], p[1], false, lists)
 			}
-			flagsOverOptions(c, &o)
+			keyringFlagsOverOptions(c, &o)
 			for name, field := range map[string]*string{"cluster": &o.Cluster, "group": &o.Group, "log": &o.Log} {
 				if c.IsSet(name) {
 					*field = c.String(name)
@@ -77,14 +77,14 @@ func mount(con *console, source, target string, o mountopt.Options, foreground b
 	if err := checkTarget(r.Source, r.Target); err != nil {
 		return err
 	}
-	config, err := readConfig(r.Source)
+	config, err := readConfig(r.Keys.Config)
 	if err != nil {
 		return err
 	}
 	if err := checkAsserted(config, r.Mount); err != nil {
 		return err
 	}
-	if err := collectPassphrases(con, r); err != nil {
+	if err := collectPassphrases(con, r, config); err != nil {
 		return err
 	}
 	if !foreground {
@@ -110,7 +110,7 @@ func newRequest(con *console, source, target string, o mountopt.Options) (*reque
 			return nil, err
 		}
 	}
-	stores, err := storesOf(con, &o)
+	keys, err := keyringOf(con, source, &o)
 	if err != nil {
 		return nil, err
 	}
@@ -138,9 +138,10 @@ func newRequest(con *console, source, target string, o mountopt.Options) (*reque
 		Source:   source,
 		Target:   resolved,
 		Mount:    mountRequest{Options: o, Layers: layers},
-		Stores:   stores,
+		Keys:     keys,
 		Log:      log,
 		StateDir: stateDir(con),
+		Pins:     pinsPath(con),
 	}, nil
 }
 
@@ -223,14 +224,21 @@ func checkNesting(source, target string) error {
 	return nil
 }
 
-// collectPassphrases reads those that the key stores ask for. The daemon has
-// no terminal, and none of the caller's descriptors.
-func collectPassphrases(con *console, r *request) error {
+// collectPassphrases reads those that key stores or recovery slots ask for.
+// The daemon has no terminal, and none of the caller's descriptors.
+func collectPassphrases(con *console, r *request, config *keystore.Config) error {
 	for _, s := range []struct {
 		ref  storeRef
 		into *[]byte
-	}{{r.Stores.Data, &r.Data}, {r.Stores.Infra, &r.Infra}} {
+	}{{r.Keys.Stores.Data, &r.Data}, {r.Keys.Stores.Infra, &r.Infra}} {
 		if s.ref.Layer == 2 && r.Mount.Layers < 2 {
+			continue
+		}
+		if config.Recovers(s.ref.Layer, r.Keys.Recovery) {
+			var err error
+			if *s.into, err = r.Keys.recoveryPassphrase(con, s.ref.Layer); err != nil {
+				return err
+			}
 			continue
 		}
 		info, err := keystore.ReadStoreInfo(s.ref.Path)

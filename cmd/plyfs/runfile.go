@@ -19,6 +19,7 @@ type runFile struct {
 	PID        int         `json:"pid"`
 	Start      string      `json:"start"` // field 22 of /proc/PID/stat: with PID, the process for good
 	Source     string      `json:"source"`
+	Config     string      `json:"config"` // path of the volume's config
 	Target     string      `json:"target"`
 	Since      time.Time   `json:"since"`
 	ReadOnly   bool        `json:"read_only"`
@@ -32,9 +33,10 @@ type runFile struct {
 // storeNote says what guards a layer's key.
 type storeNote struct {
 	Layer      string `json:"layer"`
-	Path       string `json:"path"`
+	Path       string `json:"path,omitempty"` // of the key store; none for a recovery slot
 	Protection string `json:"protection"`
 	KeyFile    string `json:"key_file,omitempty"`
+	Provider   string `json:"provider,omitempty"` // of a customer-managed key
 }
 
 // stateDir returns where run files of this user lie, or "".

@@ -81,13 +81,14 @@ func serve(ctx context.Context, r *request, h host) (err error) {
 		log.Warn(w, "source", r.Source)
 		h.note("warning: " + w)
 	}
-	m, err := openVolume(ctx, r, u, audit.auditing(log.Logger), h)
+	m, err := openVolume(ctx, r, u, audit.auditing(log.Logger), h, helper)
 	if err != nil {
 		audit.failure("the volume does not open", err)
 		return err
 	}
 	defer m.close()
-	m.helper, m.audit = helper, audit
+	m.audit = audit
+	helper.raisePins(keystore.Pin{Journal: m.volume.Position()}, m.warn)
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
 	defer signal.Stop(signals)
@@ -111,6 +112,7 @@ func serve(ctx context.Context, r *request, h host) (err error) {
 	if err != nil {
 		return fmt.Errorf("close the volume: %w", err)
 	}
+	helper.raisePins(keystore.Pin{Journal: m.volume.Position()}, func(text string) { log.Warn(text, "source", r.Source) })
 	log.Info("unmounted, volume closed", "source", r.Source, "target", r.Target)
 	return nil
 }
@@ -124,34 +126,44 @@ type unlocked struct {
 	notes    []storeNote
 	warnings []string // about the config
 	noLock   string   // why the helper's memory is not locked
+
+	generations keystore.Pin // of the config
 }
 
 // unlock reads the volume's config, checks what the caller asserts of it, and
 // unwraps its keys, which the caller wipes. It runs in the helper.
 func unlock(ctx context.Context, r *request) (*unlocked, error) {
-	config, err := readConfig(r.Source)
+	config, err := readConfig(r.Keys.Config)
 	if err != nil {
 		return nil, err
 	}
 	if err := checkAsserted(config, r.Mount); err != nil {
 		return nil, err
 	}
-	con := &console{tty: func() (*os.File, error) { return nil, errors.New("no terminal") }}
-	data, infra, err := openStores(con, r.withPassphrases(), r.Mount.Layers)
+	con := &console{
+		tty:    func() (*os.File, error) { return nil, errors.New("no terminal") },
+		getenv: os.Getenv, stderr: os.Stderr,
+	}
+	keys := r.withPassphrases()
+	a, err := keys.access(con, config, r.Mount.Layers)
 	if err != nil {
 		return nil, err
 	}
-	defer wipeStores(data, infra)
-	o, err := config.Unlock(ctx, keystore.StoreAccess(data, infra))
+	defer wipeStores(a.Data, a.Infra)
+	o, err := config.Unlock(ctx, a)
 	if err != nil {
 		return nil, err
 	}
 	defer clearKeys(&o.Keys)
-	u := &unlocked{params: o.Params, epoch: o.Epoch, keys: o.Keys, warnings: config.Warnings()}
-	for _, s := range []*keystore.Store{data, infra} {
-		if s != nil {
-			u.notes = append(u.notes, noteOf(s, r.Stores))
+	u := &unlocked{params: o.Params, epoch: o.Epoch, keys: o.Keys, generations: config.Generations(), warnings: config.Warnings()}
+	for i, s := range []*keystore.Store{a.Data, a.Infra}[:o.Params.Layers] {
+		if s == nil {
+			u.notes = append(u.notes, storeNote{Layer: cipher.Layer(i + 1).String(), Protection: "recovery slot " + o.Opened[i].Name})
+			continue
 		}
+		n := noteOf(s, r.Keys.Stores)
+		n.Provider = o.Opened[i].Provider
+		u.notes = append(u.notes, n)
 	}
 	return u, nil
 }
@@ -168,12 +180,12 @@ func noteOf(s *keystore.Store, refs storeRefs) storeNote {
 	return n
 }
 
-// readConfig reads a ciphertext directory's plyfs.json.
-func readConfig(dir string) (*keystore.Config, error) {
-	config, err := keystore.ReadConfig(filepath.Join(dir, keystore.ConfigName))
+// readConfig reads a volume's config.
+func readConfig(path string) (*keystore.Config, error) {
+	config, err := keystore.ReadConfig(path)
 	if errors.Is(err, keystore.ErrMissing) {
-		return nil, &problem{err: fmt.Errorf("%s is not a plyfs volume: %w", dir, err), code: exitNotVolume,
-			hint: "name the ciphertext directory that 'plyfs init' made"}
+		return nil, &problem{err: fmt.Errorf("%s is not a plyfs volume: %w", filepath.Dir(path), err), code: exitNotVolume,
+			hint: "name the ciphertext directory that 'plyfs init' made; if its config is kept elsewhere, name that: config=FILE"}
 	}
 	return config, err
 }
@@ -217,14 +229,15 @@ type mounting struct {
 	volume *volume.Volume
 	server *fs.Server
 	helper *keyClient
-	keys   *keyWatch // once it serves
+	warn   func(string) // tells of what is no error, until it serves
+	keys   *keyWatch    // once it serves
 	audit  *audit
 
 	journal backing.Dir // nil if it is in the ciphertext directory
 }
 
 // openVolume takes the volume's lock and opens it.
-func openVolume(ctx context.Context, r *request, u *unlocked, log *slog.Logger, h host) (*mounting, error) {
+func openVolume(ctx context.Context, r *request, u *unlocked, log *slog.Logger, h host, helper *keyClient) (*mounting, error) {
 	root, err := backing.OpenDir(r.Source)
 	if err != nil {
 		return nil, fmt.Errorf("ciphertext directory: %w", err)
@@ -234,7 +247,11 @@ func openVolume(ctx context.Context, r *request, u *unlocked, log *slog.Logger, 
 		root.Close()
 		return nil, err
 	}
-	m := &mounting{r: r, u: u, log: log, lock: lock}
+	m := &mounting{r: r, u: u, log: log, lock: lock, helper: helper}
+	m.warn = func(text string) {
+		log.Warn(text, "source", r.Source)
+		h.note("warning: " + text)
+	}
 	if m.volume, err = m.open(root); err != nil {
 		m.close()
 		root.Close()
@@ -249,6 +266,9 @@ func (m *mounting) open(root backing.Dir) (*volume.Volume, error) {
 	c := volume.Config{
 		Root: root, Cipher: m.u.cipher, ReadOnly: o.ReadOnly, Log: m.log,
 		JournalSize: o.JournalSize, AcceptRollback: o.AcceptRollback,
+		Admit: func(position uint64) error {
+			return m.helper.checkPins(keystore.Pin{Journal: position}, m.warn)
+		},
 	}
 	if o.Journal != "" {
 		dir, err := backing.OpenDir(o.Journal)
@@ -408,7 +428,7 @@ func (m *mounting) unmount(s os.Signal, log *daemonLog) {
 func (m *mounting) runFile(place string) *runFile {
 	start, _ := startOf(os.Getpid())
 	return &runFile{
-		PID: os.Getpid(), Start: start, Source: m.r.Source, Target: m.r.Target, Since: time.Now().UTC().Truncate(time.Second),
+		PID: os.Getpid(), Start: start, Source: m.r.Source, Config: m.r.Keys.Config, Target: m.r.Target, Since: time.Now().UTC().Truncate(time.Second),
 		ReadOnly: m.r.Mount.Options.ReadOnly, Layers: int(m.u.params.Layers), Log: place, Audit: m.audit.Place, Stores: m.u.notes,
 	}
 }
@@ -433,10 +453,10 @@ func (m *mounting) endRunFile(closing error) {
 	writeRunFile(m.r.StateDir, f)
 }
 
-// withPassphrases returns the stores with their passphrases at hand: they are
+// withPassphrases returns the keyring with its passphrases at hand: they are
 // read already, and none is asked for here.
-func (r *request) withPassphrases() storeRefs {
-	refs := r.Stores
-	refs.Data.secret, refs.Infra.secret = r.Data, r.Infra
-	return refs
+func (r *request) withPassphrases() keyring {
+	k := r.Keys
+	k.Stores.Data.secret, k.Stores.Infra.secret = r.Data, r.Infra
+	return k
 }

@@ -115,20 +115,24 @@ func statusOf(con *console, m mountEntry) *mountStatus {
 	for o := range strings.SplitSeq(m.Options, ",") {
 		s.ReadOnly = s.ReadOnly || o == "ro"
 	}
-	if config, err := keystore.ReadConfig(filepath.Join(m.Source, keystore.ConfigName)); err == nil {
-		s.Layers = len(config.Layers())
-		for _, slot := range config.Slots(config.Layers()[0]) {
-			s.Cluster, s.Group = slot.Names.Cluster, slot.Names.Group
-			break
-		}
-	}
+	config := filepath.Join(m.Source, keystore.ConfigName)
 	if r := readRunFile(stateDir(con), m.Target); r != nil {
 		s.Stores, s.Log, s.Audit = r.Stores, r.Log, r.Audit
+		if r.Config != "" {
+			config = r.Config
+		}
 		if r.alive() {
 			s.PID, s.Since = r.PID, &r.Since
 			s.Journal = askJournal(stateDir(con), m.Target)
 			s.Keys = askKeys(stateDir(con), m.Target)
 			s.Process = askProcess(stateDir(con), m.Target)
+		}
+	}
+	if c, err := keystore.ReadConfig(config); err == nil {
+		s.Layers = len(c.Layers())
+		for _, slot := range c.Slots(c.Layers()[0]) {
+			s.Cluster, s.Group = slot.Names.Cluster, slot.Names.Group
+			break
 		}
 	}
 	if s.Journal != nil && s.Journal.Error != "" {
@@ -153,6 +157,9 @@ func sharedProtection(stores []storeNote) string {
 		return ""
 	}
 	a, b := stores[0], stores[1]
+	if a.Provider != "" || b.Provider != "" {
+		return "" // a key service guards one of them
+	}
 	if a.Protection != keystore.ByKeyFile.String() || b.Protection != a.Protection {
 		return ""
 	}
@@ -177,7 +184,13 @@ func (s *mountStatus) print(con *console) {
 		if k.KeyFile != "" {
 			guard += " " + k.KeyFile
 		}
-		rows = append(rows, [2]string{k.Layer + " key", k.Path + ", opened by " + guard})
+		if k.Path != "" {
+			guard = k.Path + ", opened by " + guard
+		}
+		if k.Provider != "" {
+			guard += "; and customer-managed key of provider " + k.Provider
+		}
+		rows = append(rows, [2]string{k.Layer + " key", guard})
 	}
 	if s.Keys != nil {
 		rows = append(rows, [2]string{"keys", s.Keys.text()})

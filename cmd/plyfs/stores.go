@@ -151,22 +151,6 @@ func (s storeRef) open(con *console) (*keystore.Store, error) {
 	return keystore.OpenStore(s.Path, s.Layer, s.opener(con))
 }
 
-// openStores opens the stores that a volume of so many layers needs. infra is
-// nil for one layer.
-func openStores(con *console, refs storeRefs, layers int) (data, infra *keystore.Store, err error) {
-	if data, err = refs.Data.open(con); err != nil {
-		return nil, nil, err
-	}
-	if layers < 2 {
-		return data, nil, nil
-	}
-	if infra, err = refs.Infra.open(con); err != nil {
-		data.Wipe()
-		return nil, nil, err
-	}
-	return data, infra, nil
-}
-
 // wipeStores forgets the keys of stores, which may be nil.
 func wipeStores(stores ...*keystore.Store) {
 	for _, s := range stores {

@@ -53,7 +53,10 @@ type Config struct {
 	JournalSegment int64
 	// AcceptRollback opens a volume whose journal lost records that were durable.
 	AcceptRollback bool
-	unjournaled    bool // for comparison
+	// Admit, if not nil, is told the volume's Position before anything is
+	// changed, and refuses the volume by an error.
+	Admit       func(position uint64) error
+	unjournaled bool // for comparison
 }
 
 // Volume is an open volume. Its methods are safe for concurrent use.
@@ -131,6 +134,12 @@ func Open(c Config) (*Volume, error) {
 		v.closeMeta()
 		return nil, fmt.Errorf("root directory: %w", err)
 	}
+	if c.Admit != nil {
+		if err := c.Admit(v.Position()); err != nil {
+			v.closeMeta()
+			return nil, err
+		}
+	}
 	v.unclean.Store(!v.super.Clean())
 	if c.unjournaled {
 		err = v.super.MarkDirty()
@@ -173,6 +182,14 @@ func (v *Volume) startWalk() {
 		v.walk.Add(1)
 		go v.lookAtAll(v.stopWalk)
 	}
+}
+
+// Position returns a number that grows with the life of the volume, at least
+// once with each mount that changes it, and that is durable: a host that
+// remembers it can tell an older copy. It is valid after Close too.
+func (v *Volume) Position() uint64 {
+	sequence, _ := v.super.Position()
+	return sequence
 }
 
 // openMeta opens .plyfs and what is in it.

@@ -151,6 +151,10 @@ func (s *stack) mountPlyfs() error {
 	if s.logAt, err = log.Seek(0, io.SeekEnd); err != nil {
 		return err
 	}
+	// The host forgets: what it is shown next is, on purpose, older than what it saw last.
+	if err := os.RemoveAll(s.path("state/plyfs/hosts.json")); err != nil {
+		return err
+	}
 	args := []string{"mount", "--keystore", s.path("keys"), "-f"}
 	if s.small {
 		args = append(args, "-o", "journal-size=16M")

@@ -36,6 +36,10 @@ type Options struct {
 	DataPassphraseFile  string // path, fd:N, program:PATH or credential:NAME
 	InfraPassphraseFile string // the same
 
+	Config    string // file, instead of the ciphertext directory's plyfs.json
+	Providers string // directory of the host's key providers
+	Recovery  string // name of the recovery slots to use
+
 	Cluster string // asserted; empty: not stated
 	Group   string // asserted; empty: not stated
 	Layers  int    // asserted: 1 or 2; 0: not stated, which means 2

@@ -71,6 +71,9 @@ var values = map[string]func(*Options, string) error{
 	"data-passphrase-credential":  from(ByCredential, func(o *Options) *string { return &o.DataPassphraseFile }),
 	"infra-passphrase-credential": from(ByCredential, func(o *Options) *string { return &o.InfraPassphraseFile }),
 
+	"config":       text(func(o *Options) *string { return &o.Config }),
+	"providers":    text(func(o *Options) *string { return &o.Providers }),
+	"recovery":     text(func(o *Options) *string { return &o.Recovery }),
 	"cluster":      text(func(o *Options) *string { return &o.Cluster }),
 	"group":        text(func(o *Options) *string { return &o.Group }),
 	"log":          text(func(o *Options) *string { return &o.Log }),

@@ -60,7 +60,7 @@ func TestManualsRender(t *testing.T) {
 	if _, err := exec.LookPath("groff"); err != nil {
 		t.Fatal("groff is not installed; make deps brings it")
 	}
-	for _, page := range []string{"plyfs.1", "mount.plyfs.8"} {
+	for _, page := range []string{"plyfs.1", "mount.plyfs.8", "plyfs-providers.5"} {
 		var errs strings.Builder
 		cmd := exec.Command("groff", "-mdoc", "-ww", "-rLL=80n", "-Tutf8", "man/"+page)
 		cmd.Stderr = &errs

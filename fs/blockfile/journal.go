@@ -34,7 +34,10 @@ func (f *File) space(groups, blocks int) int {
 // roomToWrite is room for a write of n bytes: its blocks, one more where it is
 // not aligned, and the old last block of a file that grows.
 func (f *File) roomToWrite(n int) (*journal.Reservation, error) {
-	return f.room(f.blocksOf(n))
+	if f.j == nil {
+		return nil, nil
+	}
+	return f.j.Reserve(f.space(f.blocksOf(n)))
 }
 
 func (f *File) blocksOf(n int) (groups, blocks int) {

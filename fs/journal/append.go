@@ -59,8 +59,9 @@ func (j *Journal) Reserve(n int) (*Reservation, error) {
 		if err := j.usable(); err != nil {
 			return nil, err
 		}
-		full := j.reserved+int64(n) > j.room()
-		if !full && j.items.Load() < int64(j.cfg.Items) {
+		full := j.reserved+int64(n) > j.room()-j.spare()
+		crowded := j.items.Load() >= int64(j.cfg.Items)
+		if !full && !crowded {
 			break
 		}
 		if full && j.growable() {
@@ -69,7 +70,7 @@ func (j *Journal) Reserve(n int) (*Reservation, error) {
 			j.mu.Lock()
 			continue
 		}
-		if full && j.homeErr != nil {
+		if j.homeErr != nil {
 			j.kick() // it may heal
 			return nil, fmt.Errorf("journal is full: %w", j.homeErr)
 		}
@@ -134,6 +135,17 @@ func (j *Journal) activeEnd() int64 {
 // orders changes of the same groups, and of the size. rec's slices are
 // copied. After an error nothing was changed, unless the journal has failed.
 func (f *File) Append(r *Reservation, rec *Record) (LSN, error) {
+	f.amu.Lock()
+	lsn, err := f.append(r, rec)
+	f.amu.Unlock()
+	if err != nil {
+		return 0, err
+	}
+	return lsn, f.j.writeQueue(0)
+}
+
+// append is Append but for the writing. f.amu is held.
+func (f *File) append(r *Reservation, rec *Record) (LSN, error) {
 	j := f.j
 	rec.File, rec.Hint = f.id, f.hint.Load()
 	if err := rec.check(j.cfg.Layout); err != nil {
@@ -148,10 +160,8 @@ func (f *File) Append(r *Reservation, rec *Record) (LSN, error) {
 	}
 	r.left -= in.space()
 
-	f.amu.Lock()
 	b, buf, pos, lsn, err := j.place(in)
 	if err != nil {
-		f.amu.Unlock()
 		return 0, err
 	}
 	rec.encode(buf, lsn)
@@ -159,11 +169,10 @@ func (f *File) Append(r *Reservation, rec *Record) (LSN, error) {
 	f.mu.Lock()
 	f.apply(rec, lsn, pos)
 	f.mu.Unlock()
-	f.amu.Unlock()
 	j.mu.Lock()
 	b.seg.placed--
 	j.mu.Unlock()
-	return lsn, j.writeQueue(0)
+	return lsn, nil
 }
 
 // place finds room for a record in a batch and gives it its LSN. The caller

@@ -194,20 +194,27 @@ func (j *Journal) checkpointer() {
 		}
 		for !j.stopped() {
 			var freed int
-			var err error
 			j.atWork(func() {
 				if through, ok := j.target(); ok {
-					freed, err = j.pass(through)
+					freed, _ = j.pass(through)
 				}
 			})
-			if err != nil {
+			if freed > 0 {
+				continue
+			}
+			if j.helpless() {
 				j.pause()
 			}
-			if err != nil || freed == 0 {
-				break
-			}
+			break
 		}
 	}
+}
+
+// helpless reports whether the last pass failed and left no space.
+func (j *Journal) helpless() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.homeErr != nil
 }
 
 // pause waits before a failed pass is tried again.
@@ -276,17 +283,36 @@ func (j *Journal) pass(through LSN) (freed int, first error) {
 	if first == nil {
 		first = err
 	}
+	moved, err := j.makeRoom(through, first)
+	freed += moved
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	j.homeErr = nil
 	if first != nil {
-		j.log.Warn("checkpoint failed", "error", first)
 		if errors.Is(first, ErrHome) && !noSpace(first) {
 			j.tell(first)
 		}
+		if err != nil {
+			first = fmt.Errorf("%w (%w)", first, err)
+		}
+		if j.stalled(freed) {
+			j.homeErr = first
+		}
+		j.complain(first)
 	}
-	j.homeErr = first
 	j.cond.Broadcast()
 	return freed, first
+}
+
+// complainEvery bounds how often the same failure of passes is logged.
+const complainEvery = 10 * time.Second
+
+// complain logs why a pass failed. j.mu is held.
+func (j *Journal) complain(err error) {
+	if text := err.Error(); text != j.complaint || time.Since(j.complained) > complainEvery {
+		j.complaint, j.complained = text, time.Now()
+		j.log.Warn("checkpoint failed", "error", err)
+	}
 }
 
 // sweep forgets files that are neither in use nor live.

@@ -107,11 +107,11 @@ func TestHomeIsFull(t *testing.T) {
 	for i := range uint64(200) {
 		var lsn LSN
 		var stamp uint64
-		if lsn, stamp, err = w.write(fileID(0), i%30, 1); err != nil {
+		if lsn, stamp, err = w.write(fileID(0), i%60, 1); err != nil {
 			break
 		}
 		must(t, w.j.Commit(lsn))
-		want[i%30] = stamp
+		want[i%60] = stamp
 	}
 	if !errors.Is(err, unix.ENOSPC) {
 		t.Fatalf("writing into a full journal: got %v, want ENOSPC", err)
@@ -130,8 +130,8 @@ func TestHomeIsFull(t *testing.T) {
 	im := fs.Snapshot()
 	faults.Clear()
 	for deadline := time.Now().Add(10 * time.Second); ; {
-		if _, s, err := w.write(fileID(0), 30, 1); err == nil {
-			want[30] = s
+		if _, s, err := w.write(fileID(0), 60, 1); err == nil {
+			want[60] = s
 			break
 		}
 		if time.Now().After(deadline) {
@@ -141,7 +141,7 @@ func TestHomeIsFull(t *testing.T) {
 	}
 	check(w)
 	must(t, w.unmount())
-	delete(want, 30)
+	delete(want, 60)
 	check(mustMount(t, im.Crash(crashfs.Lost).Root(), 1, nil))
 }
 

@@ -18,6 +18,9 @@ type File struct {
 
 	amu sync.Mutex // one Append at a time, so that the index follows the LSNs
 
+	stuck atomic.Pointer[error] // why the last checkpoint left records, if so
+	bytes atomic.Int64          // of blocks and their entries in the index
+
 	mu     sync.RWMutex
 	users  int // Journal.fmu
 	groups map[uint64]*group
@@ -146,9 +149,11 @@ func (j *Journal) Forget(id cipher.FileID) {
 		f.Append(r, &Record{gone: true, Size: NoSize, Cut: NoCut}) // a failure is sticky
 		r.Release()
 	}
+	f.amu.Lock() // nothing of it is being moved
 	f.mu.Lock()
 	f.dropAll()
 	f.mu.Unlock()
+	f.amu.Unlock()
 	j.sweep()
 }
 

@@ -22,10 +22,14 @@ func (w *world) Checkpoint(files []Ref, through LSN) (gone []cipher.FileID, err 
 // checkpoint is what blockfile does: bodies, tag block, header, sync, done.
 func (w *world) checkpoint(id cipher.FileID, through LSN) error {
 	h := w.files[id]
+	if w.stuck[id] == stuckFile {
+		return errTestStuck
+	}
 	d, err := h.jf.Dirty(through)
 	if err != nil || d.Empty() {
 		return err
 	}
+	var skipped error
 	if w.beforeCopy != nil {
 		w.beforeCopy(id)
 	}
@@ -42,6 +46,10 @@ func (w *world) checkpoint(id cipher.FileID, through LSN) error {
 		}
 	}
 	for _, g := range d.Groups {
+		if w.stuck[id] == stuckGroups && g%2 > 0 {
+			skipped = errTestStuck
+			continue
+		}
 		lsn, err := h.groupHome(g)
 		if err != nil {
 			return err
@@ -58,7 +66,7 @@ func (w *world) checkpoint(id cipher.FileID, through LSN) error {
 		w.beforeDone(id)
 	}
 	h.jf.Checkpointed(done)
-	return nil
+	return skipped
 }
 
 // groupHome copies a group with all its records.

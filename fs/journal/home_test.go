@@ -95,7 +95,18 @@ type world struct {
 	// beforeCopy, if not nil, is called between a checkpoint's look at what is
 	// to be done and its doing it.
 	beforeCopy func(cipher.FileID)
+	// stuck are files whose checkpoint fails, whole or for odd groups.
+	stuck map[cipher.FileID]stuckness
 }
+
+type stuckness int
+
+const (
+	stuckFile stuckness = iota + 1
+	stuckGroups
+)
+
+var errTestStuck = errors.New("test: this cannot go home")
 
 // homeFile is a file at home, in the layout of the product but without crypto:
 // a stand-in for blockfile, and a model of how to use this package.

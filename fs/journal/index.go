@@ -15,6 +15,9 @@ func (f *File) apply(r *Record, lsn LSN, pos Pos) {
 		return
 	}
 	if r.Cut != NoCut {
+		if !r.moved {
+			f.dropBeyond(r.Cut)
+		}
 		f.applyCut(r.Cut, lsn, pos.seg)
 	}
 	if r.Size != NoSize {
@@ -42,9 +45,8 @@ func (f *File) apply(r *Record, lsn LSN, pos Pos) {
 	}
 }
 
-// applyCut drops what the index has beyond the cut and remembers that home has
-// to be cut as well.
-func (f *File) applyCut(at uint64, lsn LSN, seg *segment) {
+// dropBeyond drops what the index has beyond a cut.
+func (f *File) dropBeyond(at uint64) {
 	l := f.j.cfg.Layout
 	from, _ := slices.BinarySearch(f.order, l.Group(at))
 	keep := from
@@ -60,7 +62,11 @@ func (f *File) applyCut(at uint64, lsn LSN, seg *segment) {
 		f.dropGroup(g)
 	}
 	f.order = f.order[:keep]
+}
 
+// applyCut remembers that home has to be cut. It is done by then with every cut
+// that does not lie further in.
+func (f *File) applyCut(at uint64, lsn LSN, seg *segment) {
 	n := len(f.cuts)
 	for n > 0 && f.cuts[n-1].at >= at {
 		n--
@@ -104,7 +110,9 @@ func (f *File) applyExtent(e Extent, lsn LSN, entry, body Pos) {
 			body: body.off + int64(k)*int64(size), size: int32(min(size, len(e.Bodies)-k*size)),
 		}
 		f.hold(body.seg)
+		f.bytes.Add(cipher.EntrySize + int64(item.size))
 		if i, ok := gr.find(index); ok {
+			f.bytes.Add(-cipher.EntrySize - int64(gr.blocks[i].size))
 			f.release(gr.blocks[i].seg)
 			gr.blocks[i] = item
 		} else {
@@ -116,6 +124,7 @@ func (f *File) applyExtent(e Extent, lsn LSN, entry, body Pos) {
 // dropBlocks removes blocks i to k of a group from the index.
 func (f *File) dropBlocks(gr *group, i, k int) {
 	for _, b := range gr.blocks[i:k] {
+		f.bytes.Add(-cipher.EntrySize - int64(b.size))
 		f.release(b.seg)
 	}
 	gr.blocks = slices.Delete(gr.blocks, i, k)

@@ -93,10 +93,15 @@ type Journal struct {
 	free     []*segment
 	nextSeg  uint64
 	reserved int64
+	wanted   int64 // what is to be reserved for records that are moved
 	waiters  int
-	homeErr  error // of the last checkpoint pass
+	homeErr  error // why the last checkpoint pass made no space, where some is wanted
+	stalls   int   // passes one after the other that freed nothing for who waits
 	growErr  error // the last segment could not be made
 	growAt   time.Time
+
+	complaint  string // about the last pass that failed
+	complained time.Time
 
 	failOnce sync.Once
 

@@ -45,6 +45,9 @@ type Record struct {
 
 	// gone says that the file is no more, nor what earlier records say of it.
 	gone bool
+	// moved says that Cut is that of earlier records and voids home alone: what
+	// they say beyond it stays.
+	moved bool
 }
 
 // Trailer is what a group's tag block says of the group (FORMAT.md, trailer).
@@ -71,6 +74,7 @@ const (
 	recKindGone   = 2
 	recFlagSize   = 1
 	recFlagCut    = 2
+	recFlagMoved  = 8
 	recHeadLen    = 96
 	recTrailerLen = 32
 	recExtentLen  = 16
@@ -111,6 +115,9 @@ func (r *Record) check(l cipher.Layout) error {
 	if r.MtimeNsec >= 1e9 {
 		return fmt.Errorf("nanoseconds %d: %w", r.MtimeNsec, errRecord)
 	}
+	if r.moved && r.Cut == NoCut {
+		return fmt.Errorf("a cut is moved and not given: %w", errRecord)
+	}
 	if r.gone && (r.Size != NoSize || r.Cut != NoCut || len(r.Trailers) > 0 || len(r.Extents) > 0) {
 		return fmt.Errorf("a file that is gone has content: %w", errRecord)
 	}
@@ -134,7 +141,7 @@ func (r *Record) check(l cipher.Layout) error {
 // present, and after a cut nothing else is present beyond it.
 func (r *Record) checkBlocks(l cipher.Layout, maxBlock uint64) error {
 	void := make([]uint64, len(r.Trailers)) // bits to be accounted for
-	if r.Cut != NoCut {
+	if r.Cut != NoCut && !r.moved {
 		for i, t := range r.Trailers {
 			if first := l.FirstBlock(t.Group); first+uint64(l.Blocks(t.Group)) > r.Cut {
 				void[i] = t.Present &^ (1<<l.Slot(max(first, r.Cut)) - 1)
@@ -182,6 +189,9 @@ func (r *Record) encode(b []byte, lsn LSN) {
 	}
 	if r.Cut != NoCut {
 		flags, cut = flags|recFlagCut, r.Cut
+	}
+	if r.moved {
+		flags |= recFlagMoved
 	}
 	be.PutUint32(b, recMagic)
 	b[4], b[5] = recKindInline, flags
@@ -247,10 +257,10 @@ func recordBounds(b []byte) (recInfo, error) {
 // ErrVersion for an unknown kind or flag, errRecord.
 func parseRecord(b []byte, in recInfo, l cipher.Layout) (*Record, LSN, error) {
 	be := binary.BigEndian
-	if (b[4] != recKindInline && b[4] != recKindGone) || b[5]&^(recFlagSize|recFlagCut) != 0 || be.Uint16(b[6:]) != 0 {
+	if (b[4] != recKindInline && b[4] != recKindGone) || b[5]&^(recFlagSize|recFlagCut|recFlagMoved) != 0 || be.Uint16(b[6:]) != 0 {
 		return nil, 0, ErrVersion
 	}
-	r := &Record{gone: b[4] == recKindGone, Size: NoSize, Cut: NoCut, Hint: be.Uint64(b[32:]), MtimeSec: int64(be.Uint64(b[72:])), MtimeNsec: be.Uint32(b[80:])}
+	r := &Record{gone: b[4] == recKindGone, moved: b[5]&recFlagMoved != 0, Size: NoSize, Cut: NoCut, Hint: be.Uint64(b[32:]), MtimeSec: int64(be.Uint64(b[72:])), MtimeNsec: be.Uint32(b[80:])}
 	copy(r.File[:], b[16:])
 	lsn := LSN(be.Uint64(b[40:]))
 	if b[5]&recFlagSize != 0 {

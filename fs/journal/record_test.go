@@ -47,6 +47,7 @@ func TestRecordRoundTrip(t *testing.T) {
 		"mtime only": {File: fileID(1), Size: NoSize, Cut: NoCut, MtimeSec: 12},
 		"empty file": {File: fileID(1), Size: 0, Cut: 0, Trailers: []Trailer{{Epoch: 1}}},
 		"gone":       {File: fileID(1), Size: NoSize, Cut: NoCut, gone: true},
+		"moved":      {File: fileID(1), Size: NoSize, Cut: 2, moved: true, Trailers: []Trailer{{Present: 1 << 20, Epoch: 1}}},
 	}
 	for name, want := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -103,6 +104,7 @@ func TestRecordRules(t *testing.T) {
 		"body missing":              func(r *Record) { r.Extents[1].Bodies = nil },
 		"short body in the middle":  func(r *Record) { r.Extents[0].Bodies = r.Extents[0].Bodies[:testBlock] },
 		"gone with content":         func(r *Record) { r.gone = true },
+		"moved without a cut":       func(r *Record) { r.Cut, r.moved = NoCut, true },
 	}
 	for name, change := range tests {
 		t.Run(name, func(t *testing.T) {

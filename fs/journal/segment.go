@@ -169,11 +169,13 @@ func (j *Journal) writeHeader(s *segment, first LSN) error {
 }
 
 // growable reports whether another segment may be made now. j.mu is held.
-func (j *Journal) growable() bool {
+func (j *Journal) growable() bool { return j.growableTo(j.cfg.Size) }
+
+func (j *Journal) growableTo(size int64) bool {
 	if j.frozen || j.growErr != nil && time.Since(j.growAt) < growRetry {
 		return false
 	}
-	return j.total()+j.cfg.SegmentSize <= j.cfg.Size
+	return j.total()+j.cfg.SegmentSize <= size
 }
 
 // total returns the bytes of all segments. j.mu is held.
@@ -198,11 +200,14 @@ func (j *Journal) remove(s *segment) {
 
 // grow makes another segment if it still may. Its failure is remembered in
 // growErr; a journal of two segments goes on without.
-func (j *Journal) grow() {
+func (j *Journal) grow() { j.growTo(j.cfg.Size) }
+
+// growTo is grow up to another size than the configured one.
+func (j *Journal) growTo(size int64) {
 	j.growMu.Lock()
 	defer j.growMu.Unlock()
 	j.mu.Lock()
-	ok := j.growable() && j.usable() == nil
+	ok := j.growableTo(size) && j.usable() == nil
 	number := j.unusedNumber()
 	j.mu.Unlock()
 	if !ok {

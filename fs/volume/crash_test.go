@@ -19,6 +19,7 @@ import (
 
 	"github.com/plyfs/plyfs/cipher"
 	"github.com/plyfs/plyfs/fs/backing/crashfs"
+	"github.com/plyfs/plyfs/fs/backing/faultfs"
 )
 
 // crashScale multiplies the number of runs: make crash gives more.
@@ -112,6 +113,7 @@ func contentAt(v *Volume, name string) ([]byte, error) {
 type crashRun struct {
 	t       testing.TB
 	fs      *crashfs.FS
+	disk    *faultfs.FS // between the two
 	v       *Volume
 	handles map[int]*Handle // of known files
 	stamp   int
@@ -150,8 +152,11 @@ func newCrashRun(t testing.TB, c *cipher.Volume) *crashRun {
 	t.Helper()
 	r := &crashRun{t: t, fs: crashfs.New(), handles: map[int]*Handle{}, o: &oracle{names: map[string][]candidate{}}}
 	check(t, Format(r.fs.Root(), c))
+	r.disk = faultfs.New(r.fs.Root())
+	config := crashConfig(r.fs, c)
+	config.Root = r.disk.Root()
 	var err error
-	r.v, err = Open(crashConfig(r.fs, c))
+	r.v, err = Open(config)
 	check(t, err)
 	return r
 }
@@ -364,6 +369,30 @@ func (r *crashRun) frozen() {
 	check(r.t, r.v.Thaw())
 }
 
+// stick has the disk refuse to take any more of a file, so that its checkpoint
+// fails, until heal.
+func (r *crashRun) stick(name string) {
+	root, err := r.v.table.get(RootID)
+	check(r.t, err)
+	b, err := r.v.nameIn(root, name)
+	check(r.t, err)
+	r.disk.Set(faultfs.Plan{Kind: faultfs.Write, Err: unix.ENOSPC, Short: 700, Match: func(n string) bool { return n == b.name }})
+}
+
+func (r *crashRun) heal() { r.disk.Clear() }
+
+// fill writes so much to b that the journal is used up.
+func (r *crashRun) fill() {
+	const n = 16_000
+	size := crashConfig(r.fs, r.v.cipher).JournalSize
+	for i := int64(0); i*n < size; i++ {
+		r.write("b", i*n%320_000, n)
+		if i%8 == 7 {
+			r.sync("b", true)
+		}
+	}
+}
+
 func (r *crashRun) checkpointAll() { check(r.t, r.v.journal.Drain()) }
 
 // crashScripts are short runs of every operation.
@@ -455,6 +484,32 @@ var crashScripts = map[string]func(r *crashRun){
 		r.sync("b", true)
 		r.frozen()
 		r.write("b", 0, 10)
+	},
+	"stuck": func(r *crashRun) {
+		r.stick("a")
+		r.write("a", 0, 9000)
+		r.punch("a", 12_000, 5000)
+		r.sync("a", true)
+		r.fill()
+		r.heal()
+		r.checkpointAll()
+		r.write("a", 0, 100)
+		r.sync("a", true)
+	},
+	"stuck and cut": func(r *crashRun) {
+		r.write("a", 300_000, 5000)
+		r.checkpointAll()
+		r.stick("a")
+		r.truncate("a", 5000)
+		r.write("a", 250_000, 5000)
+		r.write("a", 100, 100)
+		r.sync("a", true)
+		r.fill()
+		r.write("a", 255_000, 5000)
+		r.sync("a", true)
+		r.heal()
+		r.checkpointAll()
+		r.fill()
 	},
 	"sync after checkpoint": func(r *crashRun) {
 		r.create("x")
@@ -584,6 +639,14 @@ func useOn(v *Volume) error {
 	return nil
 }
 
+// crashStride is how many operations apart the power fails in a script of so many.
+func crashStride(moments int) int {
+	if *crashScale == 1 {
+		return max(2, moments/20)
+	}
+	return max(1, moments/200)
+}
+
 // TestCrashScripts lets the power fail at every operation of short scripts.
 func TestCrashScripts(t *testing.T) {
 	c := crashCipher(t)
@@ -601,7 +664,7 @@ func TestCrashScripts(t *testing.T) {
 			r.end(&doing)
 			states := 0
 			for at, m := range r.moments {
-				if *crashScale == 1 && (at+len(name))%2 > 0 {
+				if (at+len(name))%crashStride(len(r.moments)) > 0 {
 					continue
 				}
 				for how, choose := range crashHow(uint64(at), 2**crashScale) {

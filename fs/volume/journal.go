@@ -185,16 +185,38 @@ func (v *Volume) Checkpoint(refs []journal.Ref, through journal.LSN) (gone []cip
 // missing returns an error if the journal has records of files that the walk did
 // not find; those in gone are about to be dropped.
 func (v *Volume) missing(gone []cipher.FileID) error {
-	lost := 0
+	lost, unopened := 0, ""
 	for _, r := range v.journal.LiveFiles() {
-		if v.files.get(r.ID) == nil && !slices.Contains(gone, r.ID) {
-			lost++
+		if v.files.get(r.ID) != nil || slices.Contains(gone, r.ID) {
+			continue
+		}
+		lost++
+		if path, ok := v.unopened.Load(r.Hint); ok {
+			unopened = path.(string)
 		}
 	}
-	if lost == 0 {
+	switch {
+	case lost == 0:
 		return nil
+	case unopened != "":
+		return fmt.Errorf("%s, with records in the journal, does not open (%d files like it): %w", unopened, lost, ErrDamaged)
 	}
 	return fmt.Errorf("%d files with records in the journal were not found: %w", lost, ErrDamaged)
+}
+
+// where says, for an error, which backing file is meant.
+func (v *Volume) where(file *blockfile.File, err error) error {
+	if err == nil {
+		return nil
+	}
+	st, serr := file.Backing().Stat()
+	if serr != nil {
+		return err
+	}
+	if n := v.table.at(st.Ino); n != nil {
+		return fmt.Errorf("%s: %w", v.table.path(n), err)
+	}
+	return fmt.Errorf("backing inode %d: %w", st.Ino, err)
 }
 
 // syncHeaders makes durable the headers that may not be.
@@ -228,9 +250,9 @@ func (v *Volume) checkpoint(files []*blockfile.File, through journal.LSN) error 
 	var begun []*blockfile.Checkpoint
 	for _, file := range files {
 		c, err := file.Checkpoint(through)
-		errs = append(errs, err)
+		errs = append(errs, v.where(file, err))
 		if c != nil {
-			errs = append(errs, c.Skipped())
+			errs = append(errs, v.where(file, c.Skipped()))
 			begun = append(begun, c)
 		}
 	}

@@ -1,6 +1,8 @@
 package volume
 
 import (
+	"fmt"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 
@@ -213,6 +215,22 @@ func (t *table) name(n *Node) (binding, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return n.first, n.first.dir != nil
+}
+
+// path returns the backing path of n, below the ciphertext directory, by one of
+// its names, for a message.
+func (t *table) path(n *Node) string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	path := ""
+	for n.id != RootID {
+		if n.first.dir == nil {
+			return fmt.Sprintf("backing inode %d", n.ino)
+		}
+		path = filepath.Join(n.first.name, path)
+		n = n.first.dir
+	}
+	return path
 }
 
 // holds reports whether n still goes by b. It says so for good while the lock

@@ -92,13 +92,14 @@ type walk struct {
 	blind bool                   // some could not be looked at
 	again bool                   // for a reason that may pass
 	seen  map[cipher.FileID]bool // of files without a readable name
+	hints map[uint64]bool        // inode numbers in records, which may be wrong
 }
 
 // lookAtAll ends early, without having cleared v.unclean, when v.stop or stop
 // is closed.
 func (v *Volume) lookAtAll(stop <-chan struct{}) {
 	defer v.walk.Done()
-	w := &walk{v: v, stop: stop, seen: map[cipher.FileID]bool{}}
+	w := &walk{v: v, stop: stop, seen: map[cipher.FileID]bool{}, hints: v.hints()}
 	whole := w.lookAt(RootID)
 	for whole {
 		list := v.moved.take()
@@ -127,6 +128,17 @@ func (v *Volume) lookAtAll(stop <-chan struct{}) {
 	if v.journal != nil {
 		v.journal.Kick()
 	}
+}
+
+// hints lists the inode numbers of files that records say are theirs.
+func (v *Volume) hints() map[uint64]bool {
+	hints := map[uint64]bool{}
+	if v.journal != nil {
+		for _, ref := range v.journal.LiveFiles() {
+			hints[ref.Hint] = true
+		}
+	}
+	return hints
 }
 
 // dropLost drops the records of files that are nowhere: their names were never
@@ -211,6 +223,9 @@ func (w *walk) lookAtFile(e Entry) {
 		return
 	}
 	if _, err := w.v.openFile(n); err != nil {
+		if w.hints[n.ino] {
+			w.v.unopened.Store(n.ino, w.v.table.path(n))
+		}
 		w.failed(err)
 		return
 	}

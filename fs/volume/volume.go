@@ -82,9 +82,14 @@ type Volume struct {
 	// unclean says that the volume was not unmounted cleanly and that not all
 	// files were looked at since.
 	unclean atomic.Bool
-	walked  atomic.Bool   // the walk is over, or none was needed
-	broken  atomic.Bool   // nothing is to be written any more
-	moved   moves         // what the walk might miss
+	walked  atomic.Bool // the walk is over, or none was needed
+	broken  atomic.Bool // nothing is to be written any more
+	moved   moves       // what the walk might miss
+
+	// unopened maps inode numbers to backing paths of files that the walk could
+	// not open, of those that records name.
+	unopened sync.Map
+
 	stop    chan struct{} // closed to end the walk and the reaper
 	walk    sync.WaitGroup
 	workers sync.WaitGroup

@@ -111,7 +111,8 @@ providers: build ## customer-managed keys: AWS KMS as moto, an HSM as SoftHSM, s
 	@bad=$$(gofmt -l cmd/plyfs-key-*); if [ -n "$$bad" ]; then echo 'not formatted, run gofmt -w on:' "$$bad" >&2; exit 1; fi
 	@tree=$$(integration/sid.sh); export PLYFS_SID="$$tree"; set -x; \
 	 (cd cmd/plyfs-key-cloud && CGO_ENABLED=0 $(GO) vet -trimpath . && CGO_ENABLED=0 $(GO) test -trimpath -count=1 -timeout 10m .); \
-	 (cd cmd/plyfs-key-pkcs11 && CGO_ENABLED=1 $(GO) vet -trimpath . && CGO_ENABLED=1 $(GO) test -trimpath -count=1 -timeout 10m .)
+	 (cd cmd/plyfs-key-pkcs11 && CGO_ENABLED=1 $(GO) vet -trimpath . && CGO_ENABLED=1 $(GO) test -trimpath -count=1 -timeout 10m .); \
+	 PLYFS_BIN='$(CURDIR)/bin/plyfs' CGO_ENABLED=0 $(GO) test -count=1 -timeout 15m ./integration/keys $(ARGS)
 
 mysql-short: core ## MariaDB and MySQL: one row per feature, backups, replication, a short soak (root)
 	PLYFS_MYSQL=short PLYFS_BIN='$(CURDIR)/bin/plyfs' CGO_ENABLED=0 $(GO) test -count=1 -timeout 15m -parallel 4 ./integration/mysql $(ARGS)

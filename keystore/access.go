@@ -56,6 +56,9 @@ func StoreAccess(data, infra *Store) Access {
 	return a
 }
 
+// Lacks reports whether a has no store for a layer.
+func (a *Access) Lacks(l cipher.Layer) bool { return a.store(l) == nil }
+
 func (a *Access) store(l cipher.Layer) *Store {
 	if l == cipher.LayerInfra {
 		return a.Infra

@@ -83,13 +83,23 @@ func configPath(source, named string) string {
 	return filepath.Join(source, keystore.ConfigName)
 }
 
+// checkRecovery refuses the name of a recovery slot that no layer has.
+func (k *keyring) checkRecovery(config *keystore.Config) error {
+	if k.Recovery == "" || config.Recovers(cipher.LayerData, k.Recovery) || config.Recovers(cipher.LayerInfra, k.Recovery) {
+		return nil
+	}
+	return usageError("'plyfs info' lists those that there are", "no layer has a recovery slot %q", k.Recovery)
+}
+
 // recoverySubject is the passphrase of a recovery slot.
 func recoverySubject(l cipher.Layer, name string) subject {
 	return subject{of: fmt.Sprintf("%s layer's recovery slot %s", l, name), flag: fmt.Sprintf("%s-passphrase-file", l)}
 }
 
 // access opens the stores that a volume of so many layers needs. A layer that
-// a recovery slot opens needs none. config is nil for a new volume. The caller wipes the stores of the access
+// a recovery slot opens needs none; a store of it under a key file is opened all
+// the same where it is there, so that the volume can be wrapped under it. config
+// is nil for a new volume. The caller wipes the stores of the access
 // with wipeStores.
 func (k *keyring) access(con *console, config *keystore.Config, layers int) (keystore.Access, error) {
 	a := keystore.Access{
@@ -101,7 +111,7 @@ func (k *keyring) access(con *console, config *keystore.Config, layers int) (key
 		ref  storeRef
 		into **keystore.Store
 	}{{k.Stores.Data, &a.Data}, {k.Stores.Infra, &a.Infra}} {
-		if int(s.ref.Layer) > layers || config != nil && config.Recovers(s.ref.Layer, k.Recovery) {
+		if int(s.ref.Layer) > layers || config != nil && config.Recovers(s.ref.Layer, k.Recovery) && !s.ref.toWrap() {
 			continue
 		}
 		var err error
@@ -111,6 +121,13 @@ func (k *keyring) access(con *console, config *keystore.Config, layers int) (key
 		}
 	}
 	return a, nil
+}
+
+// toWrap reports whether the store is there and asks for no passphrase, which
+// is the recovery slot's.
+func (s storeRef) toWrap() bool {
+	i, err := keystore.ReadStoreInfo(s.Path)
+	return err == nil && i.Protection == keystore.ByKeyFile
 }
 
 func (k *keyring) recoveryPassphrase(con *console, l cipher.Layer) ([]byte, error) {

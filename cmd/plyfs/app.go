@@ -48,6 +48,7 @@ func newApp(con *console) *cli.App {
 		Commands: []*cli.Command{
 			keystoreCommand(con),
 			initCommand(con),
+			keyCommand(con),
 			mountCommand(con),
 			umountCommand(con),
 			freezeCommand(con),

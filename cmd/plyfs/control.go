@@ -47,6 +47,7 @@ func (m *mounting) controls() map[string]control {
 		"process": ownStatus,
 		"journal": func(context.Context, json.RawMessage) (any, error) { return journalStatusOf(m.volume), nil },
 		"remount": m.mayRemount,
+		"config":  m.writeConfig,
 	}
 	maps.Copy(table, m.freezes().controls())
 	maps.Copy(table, m.keys.controls())

@@ -20,6 +20,9 @@ import (
 const asPlyfs = "PLYFS_TEST_MAIN"
 
 func TestMain(m *testing.M) {
+	if os.Getenv(asKeyProgram) != "" {
+		keyProgram()
+	}
 	if os.Getenv(asPlyfs) != "" {
 		main()
 	}
@@ -124,7 +127,8 @@ func (b *bench) awaitEnd(run *runFile) {
 func (b *bench) command(name string, args ...string) *exec.Cmd {
 	cmd := exec.Command("/proc/self/exe", args...)
 	cmd.Args[0] = name
-	cmd.Env = []string{asPlyfs + "=1", "PATH=" + os.Getenv("PATH"), "PLYFS_KEYSTORE=" + b.keys,
+	cmd.Env = []string{asPlyfs + "=1", "PATH=" + filepath.Join(b.dir, "bin") + ":" + os.Getenv("PATH"),
+		"PLYFS_KEYSTORE=" + b.keys, "PLYFS_PROVIDERS=" + filepath.Join(b.dir, "providers"),
 		"HOME=" + b.dir, "XDG_STATE_HOME=" + filepath.Join(b.dir, "state")}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // no terminal
 	cmd.ExtraFiles = b.inherit

@@ -84,6 +84,9 @@ func mount(con *console, source, target string, o mountopt.Options, foreground b
 	if err := checkAsserted(config, r.Mount); err != nil {
 		return err
 	}
+	if err := r.Keys.checkRecovery(config); err != nil {
+		return err
+	}
 	if err := collectPassphrases(con, r, config); err != nil {
 		return err
 	}

@@ -157,7 +157,7 @@ func unlock(ctx context.Context, r *request) (*unlocked, error) {
 	defer clearKeys(&o.Keys)
 	u := &unlocked{params: o.Params, epoch: o.Epoch, keys: o.Keys, generations: config.Generations(), warnings: config.Warnings()}
 	for i, s := range []*keystore.Store{a.Data, a.Infra}[:o.Params.Layers] {
-		if s == nil {
+		if o.Opened[i].Kind == keystore.KindRecovery {
 			u.notes = append(u.notes, storeNote{Layer: cipher.Layer(i + 1).String(), Protection: "recovery slot " + o.Opened[i].Name})
 			continue
 		}

@@ -20,6 +20,9 @@ func FuzzStore(f *testing.F) {
 		f.Add(readFile(f, "testdata/v1/"+name+".store"), false)
 		f.Add(readFile(f, "testdata/v1/"+name+".store"), true)
 	}
+	for _, name := range []string{"data-host", "infra-host"} {
+		f.Add(readFile(f, "testdata/v1/"+name+".store"), true)
+	}
 	f.Add([]byte(storeMagic), false)
 	f.Fuzz(func(t *testing.T, b []byte, fix bool) {
 		if fix && len(b) >= storeHeaderSize {
@@ -100,6 +103,7 @@ func FuzzDescriptor(f *testing.F) {
 func FuzzConfig(f *testing.F) {
 	f.Add(readFile(f, "testdata/v1/single.json"))
 	f.Add(readFile(f, "testdata/v1/double.json"))
+	f.Add(readFile(f, "testdata/v1/slots.json"))
 	f.Add([]byte(`{"plyfs":"volume","version":1}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		c, err := ParseConfig(b)
@@ -114,7 +118,7 @@ func FuzzConfig(f *testing.F) {
 		}
 		for _, l := range c.Layers() {
 			for _, s := range c.Slots(l) {
-				if s.Names.Validate() != nil || c.Generation(l) == 0 {
+				if (s.Names.Validate() != nil) != (s.Kind == KindRecovery) || c.Generation(l) == 0 {
 					t.Errorf("slot %v", s)
 				}
 			}

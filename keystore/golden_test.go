@@ -1,6 +1,7 @@
 package keystore
 
 import (
+	"context"
 	"encoding/hex"
 	"encoding/json"
 	"path/filepath"
@@ -8,6 +9,47 @@ import (
 
 	"github.com/plyfs/plyfs/cipher"
 )
+
+// TestGoldenSlots opens what the first version wrote of the other kinds of slots, and host bundles.
+func TestGoldenSlots(t *testing.T) {
+	var expected map[string]map[string]string
+	if err := json.Unmarshal(readFile(t, "testdata/v1/expected.json"), &expected); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	pass := func(cipher.Layer) ([]byte, error) { return []byte("correct horse battery staple"), nil }
+	a := Access{Layers: 2, Providers: fakeProviders{"cmk": {}}, Passphrase: pass}
+	for _, l := range bothLayers {
+		name := l.String() + "-host.store"
+		path := filepath.Join(dir, name)
+		writeFile(t, path, readFile(t, "testdata/v1/"+name))
+		s, err := OpenStore(path, l, passphrase("correct horse battery staple"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		g, err := s.GroupKey(testNames)
+		expectKey(t, name, "newest", g, err, expected[name]["newest"])
+		_, err = s.GroupKeyAt(testNames, Epochs{Root: 1, Cluster: 1, Group: 1})
+		check(t, name+": retired epoch", err, ErrRetired)
+		if l == cipher.LayerInfra {
+			a.Infra = s
+		} else {
+			a.Data = s
+		}
+	}
+	want := expected["slots.json"]
+	for _, recovery := range []string{"", "safe"} {
+		a.Recovery = recovery
+		u, err := mustParse(t, readFile(t, "testdata/v1/slots.json")).Unlock(context.Background(), a)
+		if err != nil {
+			t.Errorf("recovery %q: %v", recovery, err)
+			continue
+		}
+		if hex.EncodeToString(u.Keys.Data[:]) != want["data"] || hex.EncodeToString(u.Keys.Infra[:]) != want["infra"] || u.Params.VolumeID.String() != want["volume"] {
+			t.Errorf("recovery %q: other keys", recovery)
+		}
+	}
+}
 
 // TestGolden opens what the first version wrote: stores of both layers and protections, and configs. The files in
 // testdata/v1 are never made anew.

@@ -124,6 +124,11 @@ mysql: core ## every combination of server and setup, larger sets; ends with a t
 docker: core ## volumes under a real dockerd, MariaDB in containers (root)
 	PLYFS_DOCKER=1 PLYFS_BIN='$(CURDIR)/bin/plyfs' CGO_ENABLED=0 $(GO) test -count=1 -timeout 15m ./integration/docker $(ARGS)
 
+.PHONY: mysql-bench
+mysql-bench: core ## sysbench on the disk and on volumes, in turns (root)
+	@integration/deps.sh test
+	PLYFS_MYSQL=bench PLYFS_BIN='$(CURDIR)/bin/plyfs' CGO_ENABLED=0 $(GO) test -count=1 -timeout 3h -v -run 'TestCost$$' ./integration/mysql
+
 .PHONY: soak
 soak: core ## databases under load, restarts, kills and backups, for SOAK (root, long)
 	@integration/deps.sh test

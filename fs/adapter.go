@@ -18,6 +18,7 @@ import (
 const (
 	entryTimeout    = time.Hour
 	attrTimeout     = time.Hour
+	settlingTimeout = time.Second // of a file whose space changes without a request
 	negativeTimeout = time.Hour
 )
 
@@ -112,18 +113,26 @@ func putAttr(out *fuse.Attr, st *volume.Stat) {
 	}
 }
 
-func putEntry(out *fuse.EntryOut, e *volume.Entry) {
+// attrTimeout is how long the kernel may keep a node's attributes.
+func (a *adapter) attrTimeout(id volume.NodeID, st *volume.Stat) time.Duration {
+	if st.Mode&unix.S_IFMT == unix.S_IFREG && a.v.Settling(id) {
+		return settlingTimeout
+	}
+	return attrTimeout
+}
+
+func (a *adapter) putEntry(out *fuse.EntryOut, e *volume.Entry) {
 	out.NodeId = uint64(e.ID)
 	out.Generation = 1 // an ID is never used twice
 	out.SetEntryTimeout(entryTimeout)
-	out.SetAttrTimeout(attrTimeout)
+	out.SetAttrTimeout(a.attrTimeout(e.ID, &e.Attr))
 	putAttr(&out.Attr, &e.Attr)
 }
 
 // reply completes the answer to a request that looks up or makes a name.
-func reply(out *fuse.EntryOut, e volume.Entry, err error) fuse.Status {
+func (a *adapter) reply(out *fuse.EntryOut, e volume.Entry, err error) fuse.Status {
 	if err == nil {
-		putEntry(out, &e)
+		a.putEntry(out, &e)
 	}
 	return status(err)
 }

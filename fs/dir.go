@@ -46,7 +46,7 @@ func (a *adapter) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirE
 		// An entry that cannot be looked up is listed without its node; the
 		// kernel then looks it up itself when it is asked for.
 		if found, err := h.Enter(*e); err == nil {
-			putEntry(entry, &found)
+			a.putEntry(entry, &found)
 			out.FixMode(found.Attr.Mode & unix.S_IFMT)
 		}
 		return true

@@ -85,7 +85,7 @@ func (a *adapter) created(e volume.Entry, h *volume.Handle, flags uint32, out *f
 	if err != nil {
 		return status(err)
 	}
-	putEntry(&out.EntryOut, &e)
+	a.putEntry(&out.EntryOut, &e)
 	a.opened(h, flags, &out.OpenOut)
 	return fuse.OK
 }

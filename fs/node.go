@@ -18,19 +18,19 @@ func (a *adapter) Lookup(_ <-chan struct{}, in *fuse.InHeader, name string, out 
 		out.SetEntryTimeout(negativeTimeout)
 		return fuse.OK
 	}
-	return reply(out, e, err)
+	return a.reply(out, e, err)
 }
 
 func (a *adapter) Forget(node, count uint64) { a.v.Forget(id(node), count) }
 
 func (a *adapter) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
 	st, err := a.v.GetAttr(id(in.NodeId))
-	return replyAttr(out, &st, err)
+	return a.replyAttr(out, id(in.NodeId), &st, err)
 }
 
-func replyAttr(out *fuse.AttrOut, st *volume.Stat, err error) fuse.Status {
+func (a *adapter) replyAttr(out *fuse.AttrOut, id volume.NodeID, st *volume.Stat, err error) fuse.Status {
 	if err == nil {
-		out.SetTimeout(attrTimeout)
+		out.SetTimeout(a.attrTimeout(id, st))
 		putAttr(&out.Attr, st)
 	}
 	return status(err)
@@ -59,7 +59,7 @@ func (a *adapter) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrO
 		}
 	}
 	st, err := a.v.SetAttr(id(in.NodeId), c)
-	return replyAttr(out, &st, err)
+	return a.replyAttr(out, id(in.NodeId), &st, err)
 }
 
 func timespec(sec uint64, nsec uint32, now bool) unix.Timespec {
@@ -76,17 +76,17 @@ func creator(in *fuse.InHeader, mode, umask uint32) volume.Creator {
 
 func (a *adapter) Mknod(_ <-chan struct{}, in *fuse.MknodIn, name string, out *fuse.EntryOut) fuse.Status {
 	e, err := a.v.Mknod(id(in.NodeId), name, creator(&in.InHeader, in.Mode, in.Umask), in.Mode&unix.S_IFMT, uint64(in.Rdev))
-	return reply(out, e, err)
+	return a.reply(out, e, err)
 }
 
 func (a *adapter) Mkdir(_ <-chan struct{}, in *fuse.MkdirIn, name string, out *fuse.EntryOut) fuse.Status {
 	e, err := a.v.Mkdir(id(in.NodeId), name, creator(&in.InHeader, in.Mode, in.Umask))
-	return reply(out, e, err)
+	return a.reply(out, e, err)
 }
 
 func (a *adapter) Symlink(_ <-chan struct{}, in *fuse.InHeader, target, name string, out *fuse.EntryOut) fuse.Status {
 	e, err := a.v.Symlink(id(in.NodeId), name, target, creator(in, 0o777, 0))
-	return reply(out, e, err)
+	return a.reply(out, e, err)
 }
 
 func (a *adapter) Readlink(_ <-chan struct{}, in *fuse.InHeader) ([]byte, fuse.Status) {
@@ -96,7 +96,7 @@ func (a *adapter) Readlink(_ <-chan struct{}, in *fuse.InHeader) ([]byte, fuse.S
 
 func (a *adapter) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.EntryOut) fuse.Status {
 	e, err := a.v.Link(id(in.Oldnodeid), id(in.NodeId), name)
-	return reply(out, e, err)
+	return a.reply(out, e, err)
 }
 
 func (a *adapter) Unlink(_ <-chan struct{}, in *fuse.InHeader, name string) fuse.Status {

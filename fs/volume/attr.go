@@ -91,6 +91,17 @@ func (v *Volume) present(n *Node, st *Stat) {
 	}
 }
 
+// Settling reports whether records of a file are still to go home. What space it
+// takes then changes without a request.
+func (v *Volume) Settling(id NodeID) bool {
+	n, err := v.table.get(id)
+	if err != nil {
+		return false
+	}
+	file := v.contentOf(n)
+	return file != nil && file.Live()
+}
+
 // contentAttr puts size and times of a regular file's content into st, which is
 // what the backing filesystem says. An open file knows better. After an unclean
 // stop the length of a backing file proves nothing until the file was opened.

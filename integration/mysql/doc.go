@@ -14,8 +14,9 @@
 //	make mysql-short   one row per feature, a short soak; part of make test
 //	make mysql         every combination and larger sets; ends with a table
 //	make soak          mixed load with restarts, kills and backups (SOAK=1h)
+//	make mysql-bench   sysbench on the disk and on volumes, in turns
 //
-//	PLYFS_MYSQL=short|long   which of them; nothing runs without it
+//	PLYFS_MYSQL=short|long|bench   which of them; nothing runs without it
 //	PLYFS_SOAK=DURATION      how long the soak lasts
 //	PLYFS_SERVERS=MariaDB    one server alone (or =MySQL)
 //	PLYFS_BIN=FILE           the program to test; built anew when not set

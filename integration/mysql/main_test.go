@@ -20,6 +20,7 @@ var env struct {
 	bin      string // plyfs
 	scratch  string // a directory on a disk, removed at the end
 	long     bool   // every combination, larger sets
+	bench    bool   // measure cost
 	soak     time.Duration
 	products []*product
 	results  results
@@ -60,10 +61,10 @@ func TestMain(m *testing.M) {
 
 func setUp(mode string) error {
 	switch mode {
-	case "short", "long":
-		env.long = mode == "long"
+	case "short", "long", "bench":
+		env.long, env.bench = mode == "long", mode == "bench"
 	default:
-		return fmt.Errorf("PLYFS_MYSQL=%s: want short or long", mode)
+		return fmt.Errorf("PLYFS_MYSQL=%s: want short, long or bench", mode)
 	}
 	env.soak = 40 * time.Second
 	if s := os.Getenv("PLYFS_SOAK"); s != "" {

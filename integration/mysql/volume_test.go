@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -47,6 +48,9 @@ func newVolume(t testing.TB, g group, initArgs ...string) *volume {
 	if g.name != "" {
 		keys = append(keys, "--cluster", g.cluster, "--group", g.name)
 		v.opts = []string{"-o", "cluster=" + g.cluster + ",group=" + g.name}
+	}
+	if slices.Contains(initArgs, "--single-layer") {
+		v.opts = append(v.opts, "-o", "layers=1")
 	}
 	command(t, v.plyfs(append([]string{"keystore", "init"}, keys...)...))
 	args := append(append([]string{"init"}, keys...), initArgs...)

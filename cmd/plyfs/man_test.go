@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -60,13 +61,33 @@ func TestManualsRender(t *testing.T) {
 	if _, err := exec.LookPath("groff"); err != nil {
 		t.Fatal("groff is not installed; make deps brings it")
 	}
-	for _, page := range []string{"plyfs.1", "mount.plyfs.8", "plyfs-providers.5"} {
+	for _, page := range []string{"plyfs.1", "mount.plyfs.8", "plyfs-providers.5", "plyfs-mysql.7"} {
 		var errs strings.Builder
 		cmd := exec.Command("groff", "-mdoc", "-ww", "-rLL=80n", "-Tutf8", "man/"+page)
 		cmd.Stderr = &errs
 		out, err := cmd.Output()
 		if err != nil || errs.Len() > 0 || len(out) < 1000 {
 			t.Errorf("%s: %v, %d bytes\n%s", page, err, len(out), &errs)
+		}
+	}
+}
+
+// What the guide says to type is understood.
+func TestGuideNamesCommands(t *testing.T) {
+	text := manual(t, "plyfs-mysql.7")
+	app := newApp(newConsole())
+	found := regexp.MustCompile(`(?m)^(?:\.It |\.Bd.*\n)?(?:\.Ql )?plyfs ([a-z].*?)(?: [.,;])?$`).FindAllStringSubmatch(text, -1)
+	for _, m := range found {
+		if _, err := normalise(strings.Fields(m[1]), app); err != nil {
+			t.Errorf("plyfs %s: %v", m[1], err)
+		}
+	}
+	if len(found) < 4 {
+		t.Errorf("%d commands found", len(found))
+	}
+	for _, m := range regexp.MustCompile(`Fl o Cm ([a-z-]+)=`).FindAllStringSubmatch(text, -1) {
+		if !slices.Contains(mountopt.Names(), m[1]) {
+			t.Errorf("no option %s", m[1])
 		}
 	}
 }

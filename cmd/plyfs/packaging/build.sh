@@ -26,9 +26,10 @@ zip() { gzip -9n >"$STAGE/$1"; }
 
 install -D -m 755 bin/plyfs "$STAGE/usr/bin/plyfs"
 doc=usr/share/doc/plyfs man=usr/share/man
-mkdir -p "$STAGE/$doc/examples" "$STAGE/$man/man1" "$STAGE/$man/man5" "$STAGE/$man/man8"
+mkdir -p "$STAGE/$doc/examples" "$STAGE/$man/man1" "$STAGE/$man/man5" "$STAGE/$man/man7" "$STAGE/$man/man8"
 zip $man/man1/plyfs.1.gz <cmd/plyfs/man/plyfs.1
 zip $man/man5/plyfs-providers.5.gz <cmd/plyfs/man/plyfs-providers.5
+zip $man/man7/plyfs-mysql.7.gz <cmd/plyfs/man/plyfs-mysql.7
 zip $man/man8/mount.plyfs.8.gz <cmd/plyfs/man/mount.plyfs.8
 for alias in mount.fuse.plyfs umount.fuse.plyfs; do
 	echo '.so man8/mount.plyfs.8' | zip $man/man8/$alias.8.gz

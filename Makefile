@@ -44,9 +44,10 @@ core: ## bin/plyfs alone, static, with its version
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/plyfs ./cmd/plyfs
 
 # Modules of their own, for what SDKs and cgo bring with them.
-programs: ## bin/plyfs-key-cloud and, where there is gcc, bin/plyfs-key-pkcs11
+programs: ## bin/plyfs-key-cloud, bin/plyfs-key-tpm and, where there is gcc, bin/plyfs-key-pkcs11
 	@mkdir -p bin
 	cd cmd/plyfs-key-cloud && CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o '$(CURDIR)/bin/' .
+	cd cmd/plyfs-key-tpm && CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o '$(CURDIR)/bin/' .
 	@if ! command -v gcc >/dev/null; then echo 'no gcc here: bin/plyfs-key-pkcs11 is not built'; exit 0; fi; set -x; \
 	 cd cmd/plyfs-key-pkcs11 && CGO_ENABLED=1 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o '$(CURDIR)/bin/' .
 
@@ -107,10 +108,11 @@ fuzz: ## each fuzzer for FUZZTIME seconds
 integration: core ## real mounts, MariaDB, fio, tampering, kill -9 (root)
 	PLYFS_BIN='$(CURDIR)/bin/plyfs' CGO_ENABLED=0 $(GO) test -count=1 -timeout 25m ./integration $(ARGS)
 
-providers: build ## customer-managed keys: AWS KMS as moto, an HSM as SoftHSM, small servers for the rest (root)
+providers: build ## customer-managed keys: AWS KMS as moto, an HSM as SoftHSM, a TPM as swtpm (root)
 	@bad=$$(gofmt -l cmd/plyfs-key-*); if [ -n "$$bad" ]; then echo 'not formatted, run gofmt -w on:' "$$bad" >&2; exit 1; fi
 	@tree=$$(integration/sid.sh); export PLYFS_SID="$$tree"; set -x; \
 	 (cd cmd/plyfs-key-cloud && CGO_ENABLED=0 $(GO) vet -trimpath . && CGO_ENABLED=0 $(GO) test -trimpath -count=1 -timeout 10m .); \
+	 (cd cmd/plyfs-key-tpm && CGO_ENABLED=0 $(GO) vet -trimpath . && CGO_ENABLED=0 $(GO) test -trimpath -count=1 -timeout 10m .); \
 	 (cd cmd/plyfs-key-pkcs11 && CGO_ENABLED=1 $(GO) vet -trimpath . && CGO_ENABLED=1 $(GO) test -trimpath -count=1 -timeout 10m .); \
 	 PLYFS_BIN='$(CURDIR)/bin/plyfs' CGO_ENABLED=0 $(GO) test -count=1 -timeout 15m ./integration/keys $(ARGS)
 

@@ -43,6 +43,7 @@ openssl             openssl
 dockerd             docker.io
 docker-compose      docker-compose
 softhsm2-util       softhsm2
+swtpm               swtpm
 '
 # file  package
 demo_files=''

@@ -1,0 +1,11 @@
+module github.com/plyfs/plyfs/cmd/plyfs-key-tpm
+
+go 1.26.8
+
+require (
+	github.com/google/go-tpm v0.9.8
+	github.com/plyfs/plyfs v0.0.0
+	golang.org/x/sys v0.50.0
+)
+
+replace github.com/plyfs/plyfs => ../..

@@ -51,6 +51,7 @@ func (m *mounting) controls() map[string]control {
 	}
 	maps.Copy(table, m.freezes().controls())
 	maps.Copy(table, m.keys.controls())
+	maps.Copy(table, m.hygiene.controls())
 	return table
 }
 

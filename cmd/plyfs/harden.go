@@ -8,10 +8,16 @@ import (
 
 // harden keeps keys that this process will hold out of core files and away
 // from other processes of the same user (no ptrace, no /proc/PID/mem). Best
-// effort: what the kernel refuses stays as it was.
-func harden() {
-	unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
-	unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
+// effort: what the kernel refuses stays as it was, and it returns why.
+func harden() (why string) {
+	err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
+	if err == nil {
+		err = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
+	}
+	if err != nil {
+		return err.Error()
+	}
+	return ""
 }
 
 // raiseLimits lets the process open as many files as it is allowed to.

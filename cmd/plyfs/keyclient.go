@@ -157,7 +157,7 @@ func (c *keyClient) open(ctx context.Context, r *request, audit *audit) (*unlock
 	if err != nil {
 		return nil, err
 	}
-	return &unlocked{params: a.Params, epoch: a.Epoch, cipher: v, notes: a.Notes, warnings: a.Warnings, noLock: a.NoLock}, nil
+	return &unlocked{params: a.Params, epoch: a.Epoch, cipher: v, notes: a.Notes, warnings: a.Warnings}, nil
 }
 
 // keyNotes says for the audit log what opened each layer's key.

@@ -74,7 +74,6 @@ type keyAnswer struct {
 	Hint     string        `json:"hint,omitempty"`
 	Code     exitCode      `json:"code,omitempty"`
 	Errno    unix.Errno    `json:"errno,omitempty"` // of unmount
-	NoLock   string        `json:"no_lock,omitempty"`
 }
 
 // err is the error that the answer carries, nil if none.
@@ -122,8 +121,6 @@ func keyHelperCommand(con *console) *cli.Command {
 
 // helper is the helper's own side.
 type helper struct {
-	noLock string // why its memory is not locked, or ""
-
 	writing sync.Mutex // of answers
 	opening sync.Mutex // guards what follows, one validation at a time
 	request *request   // nil before open
@@ -136,7 +133,8 @@ type helper struct {
 func runKeyHelper(daemon io.ReadWriter) error {
 	harden()
 	signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGPIPE) // it ends with the daemon
-	h := &helper{noLock: lockMemory()}
+	lockMemory()                                                        // where the daemon could not, it says so for both
+	h := &helper{}
 	ctx, cancel := context.WithCancel(context.Background())
 	var asked sync.WaitGroup
 	in := bufio.NewReader(daemon)
@@ -193,7 +191,6 @@ func (h *helper) answer(ctx context.Context, to io.Writer, q *keyQuestion) {
 func (h *helper) unlock(ctx context.Context, q *keyQuestion) (a keyAnswer) {
 	h.opening.Lock()
 	defer h.opening.Unlock()
-	a.NoLock = h.noLock
 	if q.Request != nil {
 		h.request = q.Request
 	}

@@ -41,8 +41,9 @@ const (
 // has ended and the volume is closed. ctx ends it before it serves.
 func serve(ctx context.Context, r *request, h host) (err error) {
 	unix.Umask(0)
-	harden()
-	noLock := lockMemory()
+	var guard hygiene
+	guard.NoDump = guard.miss("core dumps are not off", harden())
+	guard.Locked = guard.miss("keys may get to swap", lockMemory())
 	raiseLimits()
 	signal.Ignore(unix.SIGPIPE) // a log reader that goes away must not end the mount
 
@@ -71,12 +72,6 @@ func serve(ctx context.Context, r *request, h host) (err error) {
 		return err
 	}
 	defer u.cipher.Wipe()
-	for _, why := range []string{noLock, u.noLock} {
-		if why != "" {
-			log.Warn("keys are not in locked memory, and may get to swap", "source", r.Source, "why", why)
-			break
-		}
-	}
 	for _, w := range u.warnings {
 		log.Warn(w, "source", r.Source)
 		h.note("warning: " + w)
@@ -102,6 +97,11 @@ func serve(ctx context.Context, r *request, h host) (err error) {
 	watching, stopWatching := context.WithCancel(context.Background())
 	defer stopWatching()
 	go m.keys.run(watching)
+	guard.Confined = guard.miss("the daemon is not confined to its directories", confine(m.workplaces(log)))
+	if guard.Note != "" {
+		log.Warn("not all that protects keys could be had", "source", r.Source, "missing", guard.Note)
+	}
+	m.hygiene = &guard
 	stopAnswering := m.answer()
 	defer stopAnswering()
 	log.Info("mounted", "source", r.Source, "target", r.Target, "layers", u.params.Layers,
@@ -125,7 +125,6 @@ type unlocked struct {
 	cipher   *cipher.Volume // in the daemon
 	notes    []storeNote
 	warnings []string // about the config
-	noLock   string   // why the helper's memory is not locked
 
 	generations keystore.Pin // of the config
 }
@@ -222,16 +221,18 @@ func checkAsserted(config *keystore.Config, m mountRequest) error {
 
 // mounting is a mount on its way, and then live.
 type mounting struct {
-	r      *request
-	u      *unlocked
-	log    *slog.Logger
-	lock   *volume.DirLock
-	volume *volume.Volume
-	server *fs.Server
-	helper *keyClient
-	warn   func(string) // tells of what is no error, until it serves
-	keys   *keyWatch    // once it serves
-	audit  *audit
+	r       *request
+	u       *unlocked
+	log     *slog.Logger
+	lock    *volume.DirLock
+	volume  *volume.Volume
+	server  *fs.Server
+	helper  *keyClient
+	warn    func(string) // tells of what is no error, until it serves
+	keys    *keyWatch    // once it serves
+	hygiene *hygiene
+	start   string // of this process, as startOf tells
+	audit   *audit
 
 	journal backing.Dir // nil if it is in the ciphertext directory
 }
@@ -426,9 +427,11 @@ func (m *mounting) unmount(s os.Signal, log *daemonLog) {
 }
 
 func (m *mounting) runFile(place string) *runFile {
-	start, _ := startOf(os.Getpid())
+	if m.start == "" { // once it is confined, it cannot be asked for
+		m.start, _ = startOf(os.Getpid())
+	}
 	return &runFile{
-		PID: os.Getpid(), Start: start, Source: m.r.Source, Config: m.r.Keys.Config, Target: m.r.Target, Since: time.Now().UTC().Truncate(time.Second),
+		PID: os.Getpid(), Start: m.start, Source: m.r.Source, Config: m.r.Keys.Config, Target: m.r.Target, Since: time.Now().UTC().Truncate(time.Second),
 		ReadOnly: m.r.Mount.Options.ReadOnly, Layers: int(m.u.params.Layers), Log: place, Audit: m.audit.Place, Stores: m.u.notes,
 	}
 }

@@ -33,7 +33,9 @@ type mountStatus struct {
 	Keys *keyState `json:"keys,omitempty"`
 	// Process is what the daemon takes, by the same way.
 	Process *processStatus `json:"process,omitempty"`
-	Notes   []string       `json:"notes"`
+	// Hygiene is what protects the keys in the daemon's memory, told like it.
+	Hygiene *hygiene `json:"hygiene,omitempty"`
+	Notes   []string `json:"notes"`
 }
 
 func statusCommand(con *console) *cli.Command {
@@ -126,6 +128,7 @@ func statusOf(con *console, m mountEntry) *mountStatus {
 			s.Journal = askJournal(stateDir(con), m.Target)
 			s.Keys = askKeys(stateDir(con), m.Target)
 			s.Process = askProcess(stateDir(con), m.Target)
+			s.Hygiene = askHygiene(stateDir(con), m.Target)
 		}
 	}
 	if c, err := keystore.ReadConfig(config); err == nil {
@@ -140,6 +143,9 @@ func statusOf(con *console, m mountEntry) *mountStatus {
 	}
 	if s.Journal != nil && s.Journal.Frozen != nil {
 		s.Notes = append(s.Notes, "the volume is frozen since "+s.Journal.Frozen.Local().Format(time.DateTime)+": who writes waits for 'plyfs thaw'")
+	}
+	if s.Hygiene != nil && s.Hygiene.Note != "" {
+		s.Notes = append(s.Notes, s.Hygiene.Note)
 	}
 	if s.Layers == 1 {
 		s.Notes = append(s.Notes, "the volume has one layer of encryption")
@@ -194,6 +200,9 @@ func (s *mountStatus) print(con *console) {
 	}
 	if s.Keys != nil {
 		rows = append(rows, [2]string{"keys", s.Keys.text()})
+	}
+	if s.Hygiene != nil {
+		rows = append(rows, [2]string{"daemon", s.Hygiene.text()})
 	}
 	if j := s.Journal; j != nil {
 		rows = append(rows, [2]string{"journal", j.String()})

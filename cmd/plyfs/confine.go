@@ -19,12 +19,12 @@ import (
 const landlockABI = 2
 
 // confine has this process give up all files but those below the directories in
-// which it works, TCP, and the means to change mounts or gain privileges, for
+// which it works, and below those that it may read, TCP, and the means to change mounts or gain privileges, for
 // good, whatever may be made of it. It returns why that could not be had, or "".
 //
 // What is open stays so; sockets of the log can be reached. Children, of which
 // there are none from here on, would be bound too.
-func confine(dirs []string) (why string) {
+func confine(dirs, readable []string) (why string) {
 	time.Now().Local().Zone() // reads its file now
 	abi, err := ll.LandlockGetABIVersion()
 	switch {
@@ -36,6 +36,9 @@ func confine(dirs []string) (why string) {
 	var rules []landlock.Rule
 	for _, d := range dirs {
 		rules = append(rules, landlock.RWDirs(d).WithRefer().IgnoreIfMissing())
+	}
+	for _, d := range readable {
+		rules = append(rules, landlock.RODirs(d).IgnoreIfMissing())
 	}
 	// Sockets of this host stay reachable (V6 and V9 are about them): syslog, and
 	// whoever waits for sd_notify(3).
@@ -56,6 +59,10 @@ func reach(path string) error {
 	}
 	return unix.Close(fd)
 }
+
+// readable are the directories that the daemon of a mount reads: a remount looks
+// at the volume's config.
+func (m *mounting) readable() []string { return []string{filepath.Dir(m.r.Keys.Config)} }
 
 // workplaces are the directories in which the daemon of a mount works.
 func (m *mounting) workplaces(log *daemonLog) []string {

@@ -44,7 +44,7 @@ type control func(ctx context.Context, args json.RawMessage) (any, error)
 // controls is what the daemon of a mount can be asked.
 func (m *mounting) controls() map[string]control {
 	table := map[string]control{
-		"process": ownStatus,
+		"process": m.own.status,
 		"journal": func(context.Context, json.RawMessage) (any, error) { return journalStatusOf(m.volume), nil },
 		"remount": m.mayRemount,
 		"config":  m.writeConfig,

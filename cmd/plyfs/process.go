@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // processStatus is what a daemon takes of its host at a moment.
@@ -22,22 +23,37 @@ func (p *processStatus) String() string {
 	return fmt.Sprintf("%d MiB of memory, %d goroutines, %d open files", (p.Resident+1<<20-1)>>20, p.Goroutines, p.OpenFiles)
 }
 
-// ownStatus is the processStatus of the process that asks; what /proc does not
-// tell is zero.
-func ownStatus(context.Context, json.RawMessage) (any, error) {
+// ownFiles are files of /proc about this process, opened while it still may. It
+// is safe for concurrent use.
+type ownFiles struct {
+	mu         sync.Mutex
+	statm, fds *os.File // nil where /proc does not tell
+}
+
+func openOwn() *ownFiles {
+	f := &ownFiles{}
+	f.statm, _ = os.Open("/proc/self/statm")
+	f.fds, _ = os.Open("/proc/self/fd")
+	return f
+}
+
+// status is the processStatus of this process; what /proc does not tell is zero.
+func (f *ownFiles) status(context.Context, json.RawMessage) (any, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	p := &processStatus{Heap: int64(m.HeapInuse), Goroutines: runtime.NumGoroutine()}
-	if b, err := os.ReadFile("/proc/self/statm"); err == nil {
-		if f := strings.Fields(string(b)); len(f) > 1 {
+	b := make([]byte, 256)
+	if n, _ := f.statm.ReadAt(b, 0); n > 0 {
+		if f := strings.Fields(string(b[:n])); len(f) > 1 {
 			pages, _ := strconv.ParseInt(f[1], 10, 64)
 			p.Resident = pages * int64(os.Getpagesize())
 		}
 	}
-	if d, err := os.Open("/proc/self/fd"); err == nil {
-		names, _ := d.Readdirnames(-1)
-		d.Close()
-		p.OpenFiles = len(names) - 1 // but for the one that reads them
+	if _, err := f.fds.Seek(0, 0); err == nil {
+		names, _ := f.fds.Readdirnames(-1)
+		p.OpenFiles = max(len(names)-2, 0) // but for these two
 	}
 	return p, nil
 }

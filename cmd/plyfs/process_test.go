@@ -7,9 +7,10 @@ import (
 
 // A descriptor and a goroutine more are told of.
 func TestOwnStatus(t *testing.T) {
+	own := openOwn()
 	figures := func() *processStatus {
 		t.Helper()
-		p, err := ownStatus(t.Context(), nil)
+		p, err := own.status(t.Context(), nil)
 		if err != nil {
 			t.Fatal(err)
 		}

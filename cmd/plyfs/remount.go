@@ -94,7 +94,7 @@ func (m *mounting) mayRemount(_ context.Context, args json.RawMessage) (any, err
 	if err := fixedOptions(&m.r.Mount, &want); err != nil {
 		return nil, err
 	}
-	config, err := readConfig(m.r.Source)
+	config, err := readConfig(m.r.Keys.Config)
 	if err != nil {
 		return nil, err
 	}

@@ -91,7 +91,7 @@ func TestRemountReadOnlySettles(t *testing.T) {
 		}
 	}
 	b.run(exitOK, "umount", b.mnt)
-	b.run(exitOK, "mount", copied, b.mnt)
+	b.run(exitOK, "mount", "-o", "accept-rollback", copied, b.mnt) // the volume went on since
 	b.wantFile("big", big)
 	b.wantFile("unsynced", "x")
 	b.run(exitOK, "umount", b.mnt)

@@ -97,7 +97,8 @@ func serve(ctx context.Context, r *request, h host) (err error) {
 	watching, stopWatching := context.WithCancel(context.Background())
 	defer stopWatching()
 	go m.keys.run(watching)
-	guard.Confined = guard.miss("the daemon is not confined to its directories", confine(m.workplaces(log)))
+	m.own = openOwn()
+	guard.Confined = guard.miss("the daemon is not confined to its directories", confine(m.workplaces(log), m.readable()))
 	if guard.Note != "" {
 		log.Warn("not all that protects keys could be had", "source", r.Source, "missing", guard.Note)
 	}
@@ -231,6 +232,7 @@ type mounting struct {
 	warn    func(string) // tells of what is no error, until it serves
 	keys    *keyWatch    // once it serves
 	hygiene *hygiene
+	own     *ownFiles
 	start   string // of this process, as startOf tells
 	audit   *audit
 

@@ -95,7 +95,7 @@ func TestDaemonReportsItsError(t *testing.T) {
 	}
 	toDaemon.Close()
 	fromDaemon.Close()
-	if err := sendRequest(requests, &request{Source: dir, Target: dir, Mount: mountRequest{Layers: 2}, Log: logChoice{File: dir + "/log"}}); err != nil {
+	if err := sendRequest(requests, &request{Source: dir, Target: dir, Keys: keyring{Config: dir + "/plyfs.json"}, Mount: mountRequest{Layers: 2}, Log: logChoice{File: dir + "/log"}}); err != nil {
 		t.Fatal(err)
 	}
 	defer requests.Close()

@@ -156,7 +156,7 @@ mkdir "$dir/copy.mnt"
 victim=$dir/copy/${sealed#"$cipher"/}
 byte=$(od -An -tu1 -j $at -N 1 "$victim")
 printf "\\x$(printf %x $((byte ^ 1)))" | dd of="$victim" bs=1 seek=$at conv=notrunc status=none
-"$plyfs" mount --keystore "$keys" -o "log=$dir/copy.log" "$dir/copy" "$dir/copy.mnt"
+"$plyfs" mount --keystore "$keys" -o "ro,log=$dir/copy.log" "$dir/copy" "$dir/copy.mnt"
 bad=$dir/copy.mnt/shop/customers.ibd
 say "Block $block of the copy is changed. Reading it:"
 printf '   %s$ dd if=copy.mnt/shop/customers.ibd bs=4096 skip=%d count=1%s\n' "$dim" $block "$off"

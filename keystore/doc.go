@@ -12,7 +12,11 @@
 //	infra  R2 → cluster → group key G2, wraps V2      keyed BLAKE2b, XChaCha20-Poly1305
 //
 // A volume's keys V1 and V2 are random. They lie wrapped in plyfs.json in the root of the ciphertext directory, in a
-// slot of each layer, so that whatever changes above them rewrites one small file.
+// slot of each layer, so that whatever changes above them rewrites one small file. A slot may also need the secret
+// that a [Provider] unwraps, a customer's key in a KMS or an HSM, or take a passphrase alone, for recovery.
+//
+// A fleet's store holds roots and can rotate, retire and destroy them. A host's store, which is a bundle that was
+// exported from it, holds the keys of the host's group and nothing above.
 //
 // # Trust
 //
@@ -22,12 +26,13 @@
 // they tell a wrong key from tampering. The volume's descriptor is bound into the keys of every slot and MACed by both
 // layers, so that whoever knows everything of one layer still cannot change it.
 //
-// The caller says how many layers it expects by giving [Config.Unlock] one store or two: a config that was exchanged
-// for one of a single layer is refused.
+// The caller says in an [Access] how many layers it expects: a config that was exchanged for one of a single layer is
+// refused. A provider is known by a name alone, and asked only for groups whose keys the caller's stores hold. [Pins] are
+// what a host remembers of volumes, so that an older state is no secret step back.
 //
 // # Use of the outside
 //
-// The package reads and writes key stores, key files and plyfs.json. It reads no environment, no terminal and no
+// The package reads and writes key stores, key files, plyfs.json and a host's pins. It reads no environment, no terminal and no
 // clock but to time out on a lock; passphrases come from a function that the caller gives. Files are replaced by
 // writing a temporary file, syncing it, renaming it and syncing the directory. Neither stores nor key files are ever
 // overwritten by new ones.

@@ -9,6 +9,9 @@
 // given. Two binaries can so be compared with each other, and plyfs with what
 // FUSE alone costs.
 //
+// With --scenarios PATH the four kinds of volumes, of one layer or two, with and
+// without a customer-managed key, are targets too.
+//
 // A machine is never quiet. Time is therefore cut into slices of some 25 ms. A
 // round gives each target one slice of each workload, the targets directly after
 // one another and each round in another order. A ratio is taken

@@ -24,6 +24,8 @@ type options struct {
 	json   bool
 	image  bool
 	plyfs  [][2]string // name and path
+
+	scenarios string // path of a plyfs, or empty
 }
 
 func main() {
@@ -71,6 +73,7 @@ func parse(args []string) (o options, err error) {
 		o.plyfs = append(o.plyfs, [2]string{name, path})
 		return nil
 	})
+	fs.StringVar(&o.scenarios, "scenarios", "", "measure the four scenarios with the plyfs at `path`")
 	if err := fs.Parse(args); err != nil {
 		return o, err
 	}
@@ -115,7 +118,12 @@ func measure(o options) (err error) {
 		return err
 	}
 	for _, p := range o.plyfs {
-		if err := r.addPlyfs(p[0], p[1]); err != nil {
+		if err := r.addPlyfs(p[0], p[1], nil, nil); err != nil {
+			return err
+		}
+	}
+	if o.scenarios != "" {
+		if err := r.addScenarios(o.scenarios); err != nil {
 			return err
 		}
 	}

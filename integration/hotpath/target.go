@@ -33,6 +33,7 @@ type target struct {
 
 // rig is the scratch directory with all targets.
 type rig struct {
+	path    string // directory of a key program, or empty
 	scratch string
 	targets []*target
 	spawn   chan func()
@@ -94,7 +95,7 @@ func (r *rig) addPass() error {
 
 // addPlyfs adds a new volume of the plyfs program bin. What it writes is not
 // read by anybody, so the keys may lie beside it.
-func (r *rig) addPlyfs(name, bin string) error {
+func (r *rig) addPlyfs(name, bin string, init, mount []string) error {
 	t, err := r.add(name)
 	if err != nil {
 		return err
@@ -108,14 +109,14 @@ func (r *rig) addPlyfs(name, bin string) error {
 	if err := os.WriteFile(copied, b, 0o755); err != nil {
 		return err
 	}
-	for _, args := range [][]string{{"keystore", "init", "--keystore", keys}, {"init", "--keystore", keys, t.backing}} {
+	for _, args := range [][]string{{"keystore", "init", "--keystore", keys}, append(append([]string{"init", "--keystore", keys}, init...), t.backing)} {
 		cmd := exec.Command(copied, args...)
 		cmd.Env = r.env()
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return fmt.Errorf("%s: plyfs %s: %w\n%s", name, args[0], err, out)
 		}
 	}
-	t.start = []string{copied, "mount", "--keystore", keys, "-f", t.backing, t.dir}
+	t.start = append(append([]string{copied, "mount", "--keystore", keys, "-f"}, mount...), t.backing, t.dir)
 	return t.mount()
 }
 
@@ -132,10 +133,15 @@ func (t *target) root(elem string) string { return filepath.Join(t.rig.scratch, 
 // env keeps plyfs away from the state and the key stores of the machine.
 func (r *rig) env() (env []string) {
 	for _, kv := range os.Environ() {
-		if !strings.HasPrefix(kv, "PLYFS_") {
+		if !strings.HasPrefix(kv, "PLYFS_") && !strings.HasPrefix(kv, "PATH=") {
 			env = append(env, kv)
 		}
 	}
+	path := os.Getenv("PATH")
+	if r.path != "" {
+		path += ":" + r.path
+	}
+	env = append(env, "PATH="+path)
 	return append(env, "XDG_STATE_HOME="+filepath.Join(r.scratch, "state"))
 }
 

@@ -51,7 +51,7 @@ programs: ## bin/plyfs-key-cloud, bin/plyfs-key-tpm and, where there is gcc, bin
 	@if ! command -v gcc >/dev/null; then echo 'no gcc here: bin/plyfs-key-pkcs11 is not built'; exit 0; fi; set -x; \
 	 cd cmd/plyfs-key-pkcs11 && CGO_ENABLED=1 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o '$(CURDIR)/bin/' .
 
-deb: build ## bin/plyfs_VERSION_ARCH.deb, the Debian package
+deb: core ## bin/plyfs_VERSION_ARCH.deb, the Debian package
 	GO='$(GO)' cmd/plyfs/packaging/build.sh bin '$(VERSION)'
 
 deps: ## install what tests and demo need and this machine lacks (apt)
@@ -72,6 +72,7 @@ test: ## everything CI runs: checks, unit tests, race, short fuzz, integration
 	 step 'unit tests, -race'  $(MAKE) --no-print-directory race; \
 	 step 'fuzzers, $(FUZZ_SHORT) s each' $(MAKE) --no-print-directory fuzz-short; \
 	 step 'power cuts, a sample' $(MAKE) --no-print-directory powercut; \
+	 step 'system tests'       $(MAKE) --no-print-directory system; \
 	 step 'integration tests'  $(MAKE) --no-print-directory integration; \
 	 step 'customer-managed keys' $(MAKE) --no-print-directory providers; \
 	 step 'MariaDB and MySQL'  $(MAKE) --no-print-directory mysql-short; \
@@ -135,6 +136,9 @@ mysql-bench: core ## sysbench on the disk and on volumes, in turns (root)
 soak: core ## databases under load, restarts, kills and backups, for SOAK (root, long)
 	@integration/deps.sh test
 	PLYFS_MYSQL=long PLYFS_SOAK=$(SOAK) PLYFS_BIN='$(CURDIR)/bin/plyfs' CGO_ENABLED=0 $(GO) test -count=1 -timeout 0 -v -run 'TestSoak$$' ./integration/mysql
+
+system: deb ## installed from its package: mount(8), fstab, systemd, users, upgrades (root)
+	PLYFS_DEB="$$(ls -t '$(CURDIR)'/bin/plyfs_*.deb | head -n 1)" CGO_ENABLED=0 $(GO) test -count=1 -timeout 10m ./integration/system $(ARGS)
 
 fresh: ## make demo and make test in a new Debian 12 chroot with only Go, git, make
 	@integration/fresh.sh

@@ -38,6 +38,11 @@ ps                  procps
 fusermount3         fuse3
 gcc                 gcc
 groff               groff-base
+lintian             lintian
+man                 man-db
+systemd-analyze     systemd
+zsh                 zsh
+fish                fish
 debootstrap         debootstrap
 openssl             openssl
 dockerd             docker.io

@@ -183,7 +183,8 @@ const optionHelp = `Mount options, in a list after -o or in fstab's fourth field
 
   defaults, auto, noauto, nofail, _netdev, silent, loud, iversion,
   noiversion, user, users, nouser, owner, noowner, group, nogroup,
-  comment=..., x-...           for mount(8) and systemd; user, users imply
+  comment=..., uhelper=..., x-...
+                               for mount(8) and systemd; user, users imply
                                nosuid,nodev,noexec
   remount                      change flags of a live mount: ro, noexec, ...;
                                with ro, the ciphertext comes to rest

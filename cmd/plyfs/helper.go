@@ -41,7 +41,7 @@ func helped(con *console, call mountopt.Call, err error) int {
 		return 0
 	}
 	if call.Options.Remount {
-		err = remount(con, call.Source, call.Target, call.Fuse, call.Lists)
+		err = remount(con, call.Source, call.Target, call.Form, call.Lists)
 	} else {
 		err = mount(con, call.Source, call.Target, call.Options, false)
 	}
@@ -83,7 +83,7 @@ func carryOut(con *console, u mountopt.Unmount) error {
 	}
 	err = how.unmount(con, m)
 	if u.ReadOnly && codeOf(err) == exitBusy {
-		if e := remount(con, m.Source, m.Target, false, []string{"remount,ro"}); e != nil {
+		if e := remount(con, m.Source, m.Target, mountopt.Partial, []string{"remount,ro"}); e != nil {
 			return errors.Join(err, e)
 		}
 		con.note("%s is busy, and read-only now", m.Target)

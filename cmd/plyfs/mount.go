@@ -48,7 +48,7 @@ func mountCommand(con *console) *cli.Command {
 				return err
 			}
 			if o.Remount {
-				return remount(con, p[0], p[1], false, lists)
+				return remount(con, p[0], p[1], mountopt.Partial, lists)
 			}
 			keyringFlagsOverOptions(c, &o)
 			for name, field := range map[string]*string{"cluster": &o.Cluster, "group": &o.Group, "log": &o.Log} {
@@ -91,7 +91,11 @@ func mount(con *console, source, target string, o mountopt.Options, foreground b
 		return err
 	}
 	if !foreground {
-		return startDaemon(con, r)
+		err := startDaemon(con, r)
+		if err == nil {
+			enterTable(r.Source, r.Target)
+		}
+		return err
 	}
 	r.Log.Stderr = r.Log.File == ""
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)

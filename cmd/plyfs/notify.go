@@ -42,7 +42,10 @@ func (c *console) foreground(r *request) host {
 			c.note("%s", text)
 			tell("STATUS=" + oneLine(text))
 		},
-		ready:    func() { tell("READY=1", "STATUS=serving "+oneLine(r.Source)) },
+		ready: func() {
+			enterTable(r.Source, r.Target)
+			tell("READY=1", "STATUS=serving "+oneLine(r.Source))
+		},
 		stopping: func() { tell("STOPPING=1", "STATUS=closing the volume") },
 	}
 }

@@ -22,9 +22,9 @@ const (
 )
 
 // remount changes the flags of a live mount to what lists say, as `mount -o
-// remount` does; what they do not say stays. When it has made the mount
+// remount` does. When it has made the mount
 // read-only, everything is durable and the ciphertext directory at rest.
-func remount(con *console, source, target string, fuse bool, lists []string) error {
+func remount(con *console, source, target string, form mountopt.Form, lists []string) error {
 	target, err := resolveTarget(target)
 	if err != nil {
 		return err
@@ -41,7 +41,7 @@ func remount(con *console, source, target string, fuse bool, lists []string) err
 		return &problem{err: fmt.Errorf("%s is the mount of another volume, %s", target, m.Source), code: exitUsage,
 			hint: "unmount it, or choose another mountpoint"}
 	}
-	o, err := mountopt.Over(m.Options, fuse, lists...)
+	o, err := mountopt.Over(m.Options, form, lists...)
 	if err != nil {
 		return err
 	}

@@ -36,7 +36,11 @@ func umountCommand(con *console) *cli.Command {
 			if err != nil {
 				return err
 			}
-			return unmounting{}.unmount(con, m)
+			err = unmounting{}.unmount(con, m)
+			if err == nil {
+				leaveTable(m.Target)
+			}
+			return err
 		},
 	}
 }

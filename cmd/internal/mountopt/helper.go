@@ -10,7 +10,7 @@ type Call struct {
 	Source, Target string
 	Options        Options
 	Lists          []string // what Options was read from, for Over
-	Fuse           bool     // in the form of mount.fuse3
+	Form           Form     // of the list, for Over
 	Namespace      string   // -N: the mount namespace to mount in, or empty; the first one counts
 
 	Sloppy  bool     // -s: unknown options are no error
@@ -27,7 +27,7 @@ type Call struct {
 // Flags may stand anywhere and together, as in -sfo ro. mount(8) has not
 // entered the namespace when it calls a helper.
 func ParseHelper(args []string) (Call, error) {
-	var c Call
+	c := Call{Form: Whole}
 	var lists []string
 	err := walk(args, &c, func(flag byte, arg func() (string, error)) error {
 		switch flag {
@@ -90,7 +90,7 @@ func ParseFuse(args []string) (Call, error) {
 	}
 	err = c.read(lists)
 	c.Options.Dev, c.Options.Suid = false, false
-	c.Fuse = true
+	c.Form = Fuse
 	return c, err
 }
 

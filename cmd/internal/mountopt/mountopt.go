@@ -123,11 +123,23 @@ func Parse(lists ...string) (Options, error) {
 	return o, o.checkShown()
 }
 
+// Form says what it means for a remount that an option is not in the list.
+type Form uint8
+
+const (
+	// Partial is a person's: what is not there stays as it is.
+	Partial Form = iota
+	// Whole is mount(8)'s, which leaves out exec, async, suid, dev and the like
+	// where they hold: what is not there is off. nosuid and nodev, the default
+	// of plyfs, stay.
+	Whole
+	// Fuse is that of mount.fuse3: as Whole, and suid and dev state nothing.
+	Fuse
+)
+
 // Over reads lists on top of shown, the options of a live mount as
-// /proc/mounts has them: what becomes of it by a remount. Unlike in Parse, what
-// no list says stays as it is. In the form of mount.fuse3 the words dev and
-// suid state nothing.
-func Over(shown string, fuse bool, lists ...string) (Options, error) {
+// /proc/mounts has them: what becomes of it by a remount.
+func Over(shown string, form Form, lists ...string) (Options, error) {
 	o := Options{Suid: true, Dev: true, Remount: true}
 	if err := o.add(shown, func(string) {}); err != nil {
 		return o, err
@@ -135,12 +147,16 @@ func Over(shown string, fuse bool, lists ...string) (Options, error) {
 	// The mount and its filesystem each have a word for it.
 	o.ReadOnly = slices.Contains(strings.Split(shown, ","), "ro")
 	before := o
+	if form != Partial {
+		o.NoExec, o.Sync, o.DirSync = false, false, false
+		o.NoAtime, o.StrictAtime, o.NoDirAtime, o.LazyTime = false, false, false, false
+	}
 	for _, list := range lists {
 		if err := o.add(list, func(string) {}); err != nil {
 			return o, err
 		}
 	}
-	if fuse {
+	if form == Fuse {
 		o.Suid, o.Dev = o.Suid && before.Suid, o.Dev && before.Dev
 	}
 	if o.AllowOther.Or(false) != before.AllowOther.Or(false) {

@@ -49,7 +49,7 @@ func TestParse(t *testing.T) {
 		{"a passphrase's program", "data-passphrase-program=/bin/p", Options{DataPassphraseFile: "program:/bin/p"}},
 		{"a passphrase's credential", "infra-passphrase-credential=p", Options{InfraPassphraseFile: "credential:p"}},
 		{"the later passphrase wins", "data-passphrase-program=/bin/p,data-passphrase-file=/p", Options{DataPassphraseFile: "/p"}},
-		{"for systemd and desktops", "x-gvfs-show,x-gvfs-name=a%20b,x-systemd.automount,comment=a b", Options{}},
+		{"for systemd and desktops", "x-gvfs-show,x-gvfs-name=a%20b,x-systemd.automount,comment=a b,uhelper=fuse.plyfs", Options{}},
 		{"a remount", "remount,ro", Options{Remount: true, ReadOnly: true}},
 	}
 	for _, tt := range tests {
@@ -135,28 +135,31 @@ func TestOver(t *testing.T) {
 	}
 	tests := []struct {
 		name, shown string
-		fuse        bool
+		form        Form
 		lists       []string
 		want        Options
 	}{
-		{"nothing", shown, false, nil, live},
-		{"read-only", shown, false, []string{"remount,ro"}, with(func(o *Options) { o.ReadOnly = true })},
-		{"read-write again", "ro,nosuid,nodev,relatime,rw,user_id=0,allow_other,max_read=1", false, []string{"remount,rw"}, live},
-		{"the filesystem's ro counts", "rw,nosuid,nodev,ro,allow_other,max_read=1", false, []string{"remount"}, with(func(o *Options) { o.ReadOnly = true })},
-		{"noexec stays", "rw,nosuid,nodev,noexec,noatime,allow_other,max_read=1", false, []string{"remount,ro"},
+		{"nothing", shown, Partial, nil, live},
+		{"read-only", shown, Partial, []string{"remount,ro"}, with(func(o *Options) { o.ReadOnly = true })},
+		{"read-write again", "ro,nosuid,nodev,relatime,rw,user_id=0,allow_other,max_read=1", Partial, []string{"remount,rw"}, live},
+		{"the filesystem's ro counts", "rw,nosuid,nodev,ro,allow_other,max_read=1", Partial, []string{"remount"}, with(func(o *Options) { o.ReadOnly = true })},
+		{"noexec stays", "rw,nosuid,nodev,noexec,noatime,allow_other,max_read=1", Partial, []string{"remount,ro"},
 			with(func(o *Options) { o.ReadOnly, o.NoExec, o.NoAtime = true, true, true })},
-		{"suid stays", "rw,nodev,relatime,allow_other,max_read=1", false, []string{"remount,ro"}, with(func(o *Options) { o.ReadOnly, o.Suid = true, true })},
-		{"suid goes", "rw,nodev,relatime,allow_other,max_read=1", false, []string{"remount,nosuid"}, live},
-		{"mount.fuse3's dev and suid state nothing", shown, true, []string{"remount,ro,dev,suid"}, with(func(o *Options) { o.ReadOnly = true })},
-		{"mount.fuse3 keeps suid", "rw,nodev,allow_other,max_read=1", true, []string{"remount,dev,suid"}, with(func(o *Options) { o.Suid = true })},
-		{"fstab's options", shown, false, []string{"rw,cluster=c1,x-systemd.automount", "remount,noatime"},
+		{"suid stays", "rw,nodev,relatime,allow_other,max_read=1", Partial, []string{"remount,ro"}, with(func(o *Options) { o.ReadOnly, o.Suid = true, true })},
+		{"suid goes", "rw,nodev,relatime,allow_other,max_read=1", Partial, []string{"remount,nosuid"}, live},
+		{"mount.fuse3's dev and suid state nothing", shown, Fuse, []string{"remount,ro,dev,suid"}, with(func(o *Options) { o.ReadOnly = true })},
+		{"mount.fuse3 keeps suid", "rw,nodev,allow_other,max_read=1", Fuse, []string{"remount,dev,suid"}, with(func(o *Options) { o.Suid = true })},
+		{"fstab's options", shown, Partial, []string{"rw,cluster=c1,x-systemd.automount", "remount,noatime"},
 			with(func(o *Options) { o.Cluster, o.NoAtime = "c1", true })},
-		{"what mount(8) repeats of the mount", shown, false, []string{shown + ",remount,ro"}, with(func(o *Options) { o.ReadOnly = true })},
-		{"a name unknown to plyfs that the kernel shows", shown + ",frob", false, []string{"remount"}, live},
+		{"mount(8) leaves out exec and async", "rw,nosuid,nodev,noexec,sync,noatime,allow_other,max_read=1", Whole, []string{"rw,remount"}, live},
+		{"mount(8) leaves out suid", "rw,nodev,allow_other,max_read=1", Whole, []string{"ro,remount"}, with(func(o *Options) { o.ReadOnly, o.Suid = true, true })},
+		{"plyfs's nosuid stays", shown, Whole, []string{"rw,remount"}, live},
+		{"what mount(8) repeats of the mount", shown, Whole, []string{shown + ",remount,ro"}, with(func(o *Options) { o.ReadOnly = true })},
+		{"a name unknown to plyfs that the kernel shows", shown + ",frob", Partial, []string{"remount"}, live},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got, err := Over(tt.shown, tt.fuse, tt.lists...)
+			got, err := Over(tt.shown, tt.form, tt.lists...)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -166,7 +169,7 @@ func TestOver(t *testing.T) {
 		})
 	}
 	for list, want := range map[string]error{"noallow_other": ErrRemount, "layers=3": ErrValue} {
-		if _, err := Over(shown, false, "remount", list); !errors.Is(err, want) {
+		if _, err := Over(shown, Partial, "remount", list); !errors.Is(err, want) {
 			t.Errorf("a remount with %s: %v, want %v", list, err, want)
 		}
 	}
@@ -231,7 +234,7 @@ func TestParseHelper(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			tt.want.Source, tt.want.Target, tt.want.Lists = "/c", "/m", got.Lists
+			tt.want.Source, tt.want.Target, tt.want.Lists, tt.want.Form = "/c", "/m", got.Lists, Whole
 			if !reflect.DeepEqual(got, tt.want) {
 				t.Errorf("got  %+v\nwant %+v", got, tt.want)
 			}

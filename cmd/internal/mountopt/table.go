@@ -86,6 +86,7 @@ var values = map[string]func(*Options, string) error{
 	"grace":        duration("grace", func(o *Options) *time.Duration { return &o.Grace }),
 	"audit":        text(func(o *Options) *string { return &o.Audit }),
 	"comment":      func(*Options, string) error { return nil },
+	"uhelper":      func(*Options, string) error { return nil },
 	"user":         func(o *Options, _ string) error { return byUser(o) }, // mtab's user=NAME
 }
 

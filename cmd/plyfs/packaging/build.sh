@@ -3,7 +3,8 @@
 #
 #   build.sh DIR VERSION
 #
-# Two runs on the same commit give the same bytes. Called by `make deb`.
+# Two runs on the same commit give the same bytes, wherever it lies; dates are that
+# of the commit, or SOURCE_DATE_EPOCH. Called by `make deb`.
 set -euo pipefail
 
 out=$(realpath -m "${1:?usage: build.sh DIR VERSION}")
@@ -11,7 +12,7 @@ export VERSION=${2:?usage: build.sh DIR VERSION}
 cd "$(dirname "$0")/../../.."
 go=${GO:-go}
 nfpm=github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.43.0
-SOURCE_DATE_EPOCH=$(cmd/plyfs/packaging/version.sh epoch)
+SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(cmd/plyfs/packaging/version.sh epoch)}
 DEB_ARCH=$($go env GOARCH)
 export SOURCE_DATE_EPOCH DEB_ARCH
 umask 022

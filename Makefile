@@ -32,7 +32,10 @@ SOAK       ?= 1h
 # Arguments for the integration tests, as in: make integration ARGS='-run MariaDB -v'
 ARGS ?=
 
-.PHONY: help build core programs deb deps demo test check unit race crash powercut hotpath fuzz fuzz-short integration providers mysql-short mysql docker system fresh bench clean
+# The frozen Go Cryptographic Module of plyfs-fips: v1.0.0 has a certificate.
+GOFIPS140_VERSION ?= v1.0.0
+
+.PHONY: help fips build core programs deb deps demo test check unit race crash powercut hotpath fuzz fuzz-short integration providers mysql-short mysql docker system fresh bench clean
 
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  \1\t/' | expand -t 16
@@ -42,6 +45,10 @@ build: core programs ## bin/plyfs and the programs for customer-managed keys
 core: ## bin/plyfs alone, static, with its version
 	@mkdir -p bin
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/plyfs ./cmd/plyfs
+
+fips: ## bin/plyfs-fips: layer 1 in a frozen Go Cryptographic Module (GOFIPS140_VERSION)
+	@mkdir -p bin
+	GOFIPS140=$(GOFIPS140_VERSION) CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/plyfs-fips ./cmd/plyfs
 
 # Modules of their own, for what SDKs and cgo bring with them.
 programs: ## bin/plyfs-key-cloud, bin/plyfs-key-tpm and, where there is gcc, bin/plyfs-key-pkcs11
@@ -106,8 +113,8 @@ fuzz-short: ## each fuzzer for FUZZ_SHORT seconds
 fuzz: ## each fuzzer for FUZZTIME seconds
 	@integration/fuzz.sh $(FUZZTIME)
 
-integration: core ## real mounts, MariaDB, fio, tampering, kill -9 (root)
-	PLYFS_BIN='$(CURDIR)/bin/plyfs' CGO_ENABLED=0 $(GO) test -count=1 -timeout 25m ./integration $(ARGS)
+integration: core fips ## real mounts, MariaDB, fio, tampering, kill -9 (root)
+	PLYFS_BIN='$(CURDIR)/bin/plyfs' PLYFS_FIPS_BIN='$(CURDIR)/bin/plyfs-fips' CGO_ENABLED=0 $(GO) test -count=1 -timeout 25m ./integration $(ARGS)
 
 providers: build ## customer-managed keys: AWS KMS as moto, an HSM as SoftHSM, a TPM as swtpm (root)
 	@bad=$$(gofmt -l cmd/plyfs-key-*); if [ -n "$$bad" ]; then echo 'not formatted, run gofmt -w on:' "$$bad" >&2; exit 1; fi

@@ -22,6 +22,7 @@ type infoAnswer struct {
 	MountedAt []string    `json:"mounted_at"`
 	Warnings  []string    `json:"warnings"`
 	Verified  bool        `json:"verified"` // always false: it takes the keys
+	FIPS      fipsInfo    `json:"fips"`     // of this program, not of the volume
 }
 
 type infoLayer struct {
@@ -113,6 +114,7 @@ func volumeInfo(con *console, path, named string) (*infoAnswer, error) {
 		BlockSize: int(p.BlockSize),
 		Warnings:  append([]string{}, config.Warnings()...),
 		MountedAt: append([]string{}, v.Targets...),
+		FIPS:      fipsOf(),
 	}
 	for _, l := range config.Layers() {
 		a.Layers = append(a.Layers, layerInfo(config, l))
@@ -172,6 +174,7 @@ func (a *infoAnswer) print(con *console) {
 			where += ", " + t
 		}
 	}
-	rows = append(rows, [2]string{"mounted at", where}, [2]string{"verified", "no: that takes the keys, and mount does it"})
+	rows = append(rows, [2]string{"mounted at", where}, [2]string{"verified", "no: that takes the keys, and mount does it"},
+		[2]string{"FIPS", a.FIPS.text()})
 	con.table("", rows)
 }

@@ -147,7 +147,7 @@ func layer1(blockSize int) (contender, error) {
 	if err != nil {
 		return contender{}, err
 	}
-	a, err := gocipher.NewGCM(block)
+	a, err := gocipher.NewGCMWithRandomNonce(block)
 	return bare1("layer1", "layer 1, AES-256-GCM", a, blockSize), err
 }
 
@@ -222,6 +222,8 @@ func printSpeed(con *console, rows []speedRow) {
 		}
 		con.print("   %-34s %9s %9s\n", r.Name, gigabytes(r.Seal), gigabytes(r.Open))
 	}
+	f := fipsOf()
+	con.print("\nFIPS: %s\n", f.text())
 }
 
 func threadsText(n int) string {

@@ -18,6 +18,8 @@ type versionInfo struct {
 	Go       string `json:"go"`
 	Platform string `json:"platform"`
 	Format   int    `json:"format"`
+
+	FIPS fipsInfo `json:"fips"`
 }
 
 func versionCommand(con *console) *cli.Command {
@@ -45,11 +47,13 @@ func printVersion(con *console, asJSON bool) error {
 		Go:       runtime.Version(),
 		Platform: runtime.GOOS + "/" + runtime.GOARCH,
 		Format:   cipher.FormatVersion,
+		FIPS:     fipsOf(),
 	}
 	if asJSON {
 		return con.json(v)
 	}
 	con.print("plyfs %s (%s, %s), volume format %d\n", v.Version, v.Go, v.Platform, v.Format)
+	con.print("FIPS: %s\n", v.FIPS.text())
 	return nil
 }
 

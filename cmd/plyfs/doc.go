@@ -11,7 +11,9 @@
 // pipe to send it the request and one to hear from it (daemon.go). That child
 // unlocks, mounts and serves (serve.go). The parent leaves with 0 when the
 // child says that the mount serves, and with the child's error otherwise.
-// Nothing secret is in an argument or in the environment of either.
+// Nothing secret is in an argument or in the environment of either. The child
+// has a helper of its own, which reads key stores, runs key providers and
+// unmounts (keyhelper.go), so that it can give up all of that (confine.go).
 //
 // The same program is mount(8)'s helper when it is called mount.plyfs
 // (helper.go).

@@ -102,18 +102,22 @@ func TestAWSWithoutAnswerIsUnavailable(t *testing.T) {
 	defer silent.Close()
 	closed := httptest.NewServer(nil)
 	closed.Close()
-	for _, test := range []struct{ name, endpoint string }{
-		{"nobody listens", closed.URL},
-		{"no answer", "http://" + silent.Addr().String()},
-		{"another protocol", serve(200, "<html>It works!</html>")},
-		{"a proxy that forbids", serve(403, "<html>Forbidden</html>")},
-		{"server error", serve(500, `{"__type": "KMSInternalException"}`)},
-		{"too many requests", serve(400, `{"__type": "ThrottlingException"}`)},
-		{"token that has run out", serve(400, `{"__type": "ExpiredTokenException"}`)},
+	const patience = 2 * time.Minute
+	for _, test := range []struct {
+		name, endpoint string
+		timeout        time.Duration
+	}{
+		{"nobody listens", closed.URL, patience},
+		{"no answer", "http://" + silent.Addr().String(), 3 * time.Second},
+		{"another protocol", serve(200, "<html>It works!</html>"), patience},
+		{"a proxy that forbids", serve(403, "<html>Forbidden</html>"), patience},
+		{"server error", serve(500, `{"__type": "KMSInternalException"}`), patience},
+		{"too many requests", serve(400, `{"__type": "ThrottlingException"}`), patience},
+		{"token that has run out", serve(400, `{"__type": "ExpiredTokenException"}`), patience},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			c := with(awsConfig(test.endpoint, region))
-			c.timeout = 3 * time.Second
+			c.timeout = test.timeout
 			c.refuses(t, []byte("wrapped"), protocol.KindUnavailable, "AWS KMS")
 		})
 	}

@@ -40,7 +40,7 @@ func TestExampleOfTheDocument(t *testing.T) {
 		providertest.Conformance(t, providertest.Program{Path: program, Settings: settings, Env: []string{"PATH=/usr/bin:/bin"}})
 	})
 	t.Run("by a host", func(t *testing.T) {
-		h.write(t, "cmk", `{"program": "rsa", "settings": `+settings+`, "tries": 2}`)
+		h.write(t, "cmk", `{"program": "rsa", "settings": `+settings+`, "timeout": "3m", "tries": 2}`)
 		c, err := h.Provider("cmk")
 		if err != nil {
 			t.Fatal(err)

@@ -243,7 +243,8 @@ func (h *testHost) write(t *testing.T, name, text string) string {
 	return file
 }
 
-// open returns the fake provider in a mode. more are members of its file.
+// open returns the fake provider in a mode, with the patience that a loaded machine needs. more are members of its file,
+// which count for more than those before.
 func (h *testHost) open(t *testing.T, mode string, s fakeSettings, more string) *provider.Client {
 	t.Helper()
 	if s.Key == "" {
@@ -253,7 +254,7 @@ func (h *testHost) open(t *testing.T, mode string, s fakeSettings, more string) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.write(t, "cmk", fmt.Sprintf(`{"program": "fake", "settings": %s, "env": ["FAKE=%s"]%s}`, settings, mode, more))
+	h.write(t, "cmk", fmt.Sprintf(`{"program": "fake", "settings": %s, "env": ["FAKE=%s"], "timeout": "3m"%s}`, settings, mode, more))
 	c, err := h.Open("cmk")
 	if err != nil {
 		t.Fatal(err)

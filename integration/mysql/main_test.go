@@ -201,6 +201,9 @@ func command(t testing.TB, cmd *exec.Cmd) string {
 	return string(out)
 }
 
+// head is the beginning of s, at most n bytes.
+func head(s string, n int) string { return s[:min(len(s), n)] }
+
 // tail is the end of s, whole lines of it, at most n bytes.
 func tail(s string, n int) string {
 	if len(s) <= n {

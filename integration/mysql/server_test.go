@@ -3,6 +3,7 @@ package mysql
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -80,9 +81,21 @@ func (s *server) path(name string) string { return filepath.Join(s.dir, name) }
 func (s *server) datadir() string         { return s.path("data") }
 func (s *server) socket() string          { return filepath.Join(s.run, "sock") }
 
+// log is the error log, without its middle if that is long.
 func (s *server) log() string {
-	b, _ := os.ReadFile(filepath.Join(s.run, "error.log"))
-	return string(b)
+	const most = 256 << 10
+	f, err := os.Open(filepath.Join(s.run, "error.log"))
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	first, _ := io.ReadAll(io.LimitReader(f, most))
+	info, err := f.Stat()
+	if err != nil || info.Size() <= most {
+		return string(first)
+	}
+	last, _ := io.ReadAll(io.NewSectionReader(f, max(most, info.Size()-most), most))
+	return string(first) + "\n[...]\n" + string(last)
 }
 
 // arguments are small sizes, every kind of file in a place of its own, and the
@@ -144,12 +157,34 @@ func (s *server) stop(t testing.TB) {
 	t.Helper()
 	s.proc.signal(unix.SIGTERM)
 	if !s.proc.wait(patience) {
+		files := s.redoFiles()
 		s.kill()
-		t.Fatalf("%s does not stop\n%s", s.daemon(), tail(s.log(), 4000))
+		t.Fatalf("%s does not stop\n%s\n[...]\n%s\nredo files: %s", s.daemon(), head(s.log(), 6000), tail(s.log(), 2000), files)
 	}
 	if s.proc.code() != 0 {
 		t.Fatalf("%s ended with %d\n%s", s.daemon(), s.proc.code(), tail(s.log(), 4000))
 	}
+}
+
+// redoFiles says what a listing of the redo log's directory shows, and whether
+// each name can be looked up: the one asks the filesystem, the other the
+// kernel's memory of it.
+func (s *server) redoFiles() string {
+	var out strings.Builder
+	for _, dir := range []string{s.path("redo"), s.datadir()} {
+		for _, pattern := range []string{"ib_logfile*", "#innodb_redo/*"} {
+			names, _ := filepath.Glob(filepath.Join(dir, pattern))
+			for _, name := range names {
+				info, err := os.Stat(name)
+				if err != nil {
+					fmt.Fprintf(&out, "\n%v", err)
+				} else {
+					fmt.Fprintf(&out, "\n%s, %d bytes", name, info.Size())
+				}
+			}
+		}
+	}
+	return out.String()
 }
 
 // kill ends the server hard, if it runs.

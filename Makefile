@@ -92,7 +92,7 @@ check: ## go vet, gofmt
 	 if [ -n "$$bad" ]; then echo 'not formatted, run gofmt -w on:' "$$bad" >&2; exit 1; fi
 
 unit: ## unit tests of all packages but integration
-	CGO_ENABLED=0 $(GO) test -timeout 4m $$($(GO) list ./... | grep -v /integration)
+	CGO_ENABLED=0 $(GO) test -timeout 10m $$($(GO) list ./... | grep -v /integration)
 
 race: ## the packages with concurrency, under the race detector
 	CGO_ENABLED=1 $(GO) test -race -short -timeout 8m $(RACE)

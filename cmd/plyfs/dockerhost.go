@@ -19,6 +19,7 @@ import (
 	"github.com/plyfs/plyfs/cmd/internal/dockervolume"
 	"github.com/plyfs/plyfs/fs/backing"
 	"github.com/plyfs/plyfs/fs/volume"
+	"github.com/plyfs/plyfs/keystore"
 )
 
 // dockerHost makes and mounts the volumes of the plugin. It does that with
@@ -51,7 +52,9 @@ func (h *dockerHost) Describe(dir string) (d dockervolume.Description, err error
 	d.BlockSize, d.Layers = int(config.Params().BlockSize), len(config.Layers())
 	for _, layer := range config.Layers() {
 		for _, slot := range config.Slots(layer) {
-			d.Cluster, d.Group = slot.Names.Cluster, slot.Names.Group
+			if slot.Kind != keystore.KindRecovery {
+				d.Cluster, d.Group = slot.Names.Cluster, slot.Names.Group
+			}
 		}
 	}
 	return d, nil

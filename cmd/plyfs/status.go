@@ -133,10 +133,7 @@ func statusOf(con *console, m mountEntry) *mountStatus {
 	}
 	if c, err := keystore.ReadConfig(config); err == nil {
 		s.Layers = len(c.Layers())
-		for _, slot := range c.Slots(c.Layers()[0]) {
-			s.Cluster, s.Group = slot.Names.Cluster, slot.Names.Group
-			break
-		}
+		s.ofSlots(c)
 	}
 	if s.Journal != nil && s.Journal.Error != "" {
 		s.Notes = append(s.Notes, "the journal failed, the volume is read-only: "+s.Journal.Error)
@@ -154,6 +151,21 @@ func statusOf(con *console, m mountEntry) *mountStatus {
 		s.Notes = append(s.Notes, note)
 	}
 	return s
+}
+
+// ofSlots notes the group of the data layer, and who could open a layer by a
+// passphrase alone.
+func (s *mountStatus) ofSlots(c *keystore.Config) {
+	for _, l := range c.Layers() {
+		for _, slot := range c.Slots(l) {
+			switch {
+			case slot.Kind == keystore.KindRecovery:
+				s.Notes = append(s.Notes, fmt.Sprintf("recovery slot %s opens the %s layer by its passphrase, where it is named", slot.Name, l))
+			case l == c.Layers()[0] && s.Group == "":
+				s.Cluster, s.Group = slot.Names.Cluster, slot.Names.Group
+			}
+		}
+	}
 }
 
 // sharedProtection says so when whoever gets at one layer's key gets at the

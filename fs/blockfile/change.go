@@ -17,8 +17,9 @@ type change struct {
 	oldSize int64
 	size    int64 // of the file afterwards
 	room    *journal.Reservation
-	times   bool // the modification time changes in any case
-	trim    bool // also drop what lies beyond size, though it is not new
+	times   bool    // the modification time changes in any case
+	stream  *stream // that it is a request of; nil is none
+	trim    bool    // also drop what lies beyond size, though it is not new
 
 	// By commit.
 	oldLast uint64

@@ -120,11 +120,8 @@ func (c *Checkpoint) copy(d *journal.Dirty) error {
 			}
 		}
 		// Groups may have been copied that were added after d was made.
-		if want := max(f.layout.PhysicalSize(d.Size), end); want != f.physical {
-			if err := f.b.Truncate(want); err != nil {
-				return home(err)
-			}
-			f.physical = want
+		if err := f.setLength(max(f.layout.PhysicalSize(d.Size), end)); err != nil {
+			return home(err)
 		}
 		c.done.Header = d.Header
 	}
@@ -146,6 +143,8 @@ func home(err error) error { return fmt.Errorf("%w: %w", journal.ErrHome, err) }
 
 // cutFrom cuts home to its first count blocks.
 func (f *File) cutFrom(count uint64) error {
+	f.lengthMu.Lock()
+	defer f.lengthMu.Unlock()
 	to := f.layout.PhysicalSize(int64(count) * f.bs)
 	if f.physical <= to {
 		return nil
@@ -154,6 +153,57 @@ func (f *File) cutFrom(count uint64) error {
 		return err
 	}
 	f.physical = to
+	return nil
+}
+
+// setLength gives home a length, or more where a stream wrote, which may know of
+// a later size than the checkpoint does.
+func (f *File) setLength(want int64) error {
+	f.lengthMu.Lock()
+	defer f.lengthMu.Unlock()
+	if want = max(want, f.kept); want == f.physical {
+		return nil
+	}
+	if err := f.b.Truncate(want); err != nil {
+		return err
+	}
+	f.physical = want
+	return nil
+}
+
+// fresh reports whether home has nothing beyond what a size takes.
+func (f *File) fresh(size int64) bool {
+	f.lengthMu.Lock()
+	defer f.lengthMu.Unlock()
+	return f.physical <= f.layout.PhysicalSize(size)
+}
+
+// keepHome has checkpoints leave home at least so long, keepLess no longer than
+// that.
+func (f *File) keepHome(physical int64) {
+	f.lengthMu.Lock()
+	defer f.lengthMu.Unlock()
+	f.kept = max(f.kept, physical)
+}
+
+func (f *File) keepLess(physical int64) {
+	f.lengthMu.Lock()
+	defer f.lengthMu.Unlock()
+	f.kept = min(f.kept, physical)
+}
+
+// dropHome cuts home to a length that a stream reached before.
+func (f *File) dropHome(physical int64) error {
+	f.lengthMu.Lock()
+	defer f.lengthMu.Unlock()
+	f.kept, f.ahead = min(f.kept, physical), 0
+	if f.physical <= physical {
+		return nil
+	}
+	if err := f.b.Truncate(physical); err != nil {
+		return home(err)
+	}
+	f.physical = physical
 	return nil
 }
 
@@ -174,7 +224,8 @@ func (c *Checkpoint) copyGroup(n uint64, d *journal.Dirty) (lsn journal.LSN, end
 	if err != nil || live == nil {
 		return 0, 0, err
 	}
-	if err := f.fill(g); err != nil {
+	tag, err := f.recordedTag(g)
+	if err != nil {
 		return 0, 0, f.refuse(n, err)
 	}
 	end, err = f.copyBodies(live.Blocks)
@@ -182,12 +233,12 @@ func (c *Checkpoint) copyGroup(n uint64, d *journal.Dirty) (lsn journal.LSN, end
 		return 0, 0, err
 	}
 	t := cipher.Trailer{Present: live.Trailer.Present, Gap: live.Trailer.Gap, LSN: uint64(live.LSN)}
-	f.c.SealTrailer(g.tag[:], n, t)
+	f.c.SealTrailer(tag, n, t)
 	if n == 0 && d.Header != 0 {
-		f.sealHeader(g.tag[cipher.SectorSize:2*cipher.SectorSize], d)
+		f.sealHeader(tag[cipher.SectorSize:2*cipher.SectorSize], d)
 	}
 	off := f.layout.TagOffset(n)
-	if err := f.writeHome(g.tag[:], off); err != nil {
+	if err := f.writeHome(tag, off); err != nil {
 		return 0, 0, err
 	}
 	if holes := g.home &^ t.Present; holes != 0 {
@@ -195,6 +246,18 @@ func (c *Checkpoint) copyGroup(n uint64, d *journal.Dirty) (lsn journal.LSN, end
 	}
 	g.home = t.Present
 	return live.LSN, max(end, off+cipher.TagBlockSize), nil
+}
+
+// recordedTag returns the tag block of a group, which is locked, without the
+// entries of a stream's head: no record has them yet.
+func (f *File) recordedTag(g *group) ([]byte, error) {
+	if s := f.stream.Load(); s == nil || s.before != g {
+		err := f.fill(g)
+		return g.tag[:], err
+	}
+	bare := &group{n: g.n} // never in the cache
+	err := f.fillRecorded(bare)
+	return bare.tag[:], err
 }
 
 func (f *File) sealHeader(sector []byte, d *journal.Dirty) {
@@ -237,12 +300,15 @@ func (f *File) copyBodies(blocks []journal.IndexedBlock) (end int64, err error) 
 // writeHome writes a part of home, and keeps account of the length that this
 // leaves, also if it fails.
 func (f *File) writeHome(p []byte, off int64) error {
+	f.lengthMu.Lock()
+	f.physical = max(f.physical, off+int64(len(p)))
+	f.lengthMu.Unlock()
 	_, err := f.b.WriteAt(p, off)
 	if err == nil {
-		f.physical = max(f.physical, off+int64(len(p)))
 		return nil
 	}
-	f.physical = max(f.physical, off+int64(len(p)))
+	f.lengthMu.Lock()
+	defer f.lengthMu.Unlock()
 	if st, serr := f.b.Stat(); serr == nil {
 		f.physical = st.Size
 	}

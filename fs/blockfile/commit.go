@@ -30,7 +30,7 @@ func (f *File) commit(ch *change) error {
 			return err
 		}
 	}
-	if ch.headerChanges() && !ch.has(0) {
+	if ch.stream == nil && ch.headerChanges() && !ch.has(0) {
 		if err := f.addGroup(ch, 0); err != nil {
 			return err
 		}
@@ -244,6 +244,9 @@ func (f *File) apply(ch *change) error {
 		return unix.EBADF
 	}
 	f.changed.Store(true)
+	if ch.stream != nil {
+		return f.applyStream(ch)
+	}
 	if f.j != nil {
 		return f.record(ch)
 	}

@@ -37,6 +37,9 @@
 // nothing: the groups are locked and planned, which makes the change absolute;
 // home gets space for what is new (fallocate, the length stays), so that a full
 // disk is told to the writer; the record is appended; the copies in memory follow.
+// A file that grows by much in one go streams instead: bodies and tag blocks past all
+// that anything durable speaks of go home at once, and one record says so when they
+// are durable there (fs/DESIGN.md §5.11). Any other change ends the stream first.
 // Nothing else of an open file is written to home but by [File.Checkpoint], which
 // copies what live records say, in its newest state, and only what is durable.
 // Journal space is reserved before the first lock of a request, for a request may

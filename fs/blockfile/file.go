@@ -33,7 +33,11 @@ type Config struct {
 	// Journal takes all changes, and holds what is not home yet. Without one
 	// they go home at once, and a power cut may leave blocks that do not open.
 	Journal *journal.Journal
-	Log     *slog.Logger // nil discards
+	// StreamFrom is how many bytes of new data a file gets by way of the journal
+	// since its last commit, before more goes straight home; 0 chooses, below
+	// that all goes through the journal.
+	StreamFrom int64
+	Log        *slog.Logger // nil discards
 }
 
 // File is the content of one open regular file. There must be one File at a
@@ -67,13 +71,20 @@ type File struct {
 
 	// checkpoint is held, with a journal, while home is written.
 	checkpoint sync.Mutex
-	// physical is the length of the backing file. It is guarded by checkpoint,
-	// or without a journal by the lock on all blocks from the end on, like what
-	// follows.
+	// physical is the length of the backing file, or more than that while it is
+	// being written. It is guarded by lengthMu, or without a journal by the lock
+	// on all blocks from the end on, like what follows kept.
+	lengthMu sync.Mutex
 	physical int64
+	kept     int64 // up to where streams wrote home: no checkpoint cuts that
 	ahead    int64 // up to where backing space is allocated ahead
 	appended int64 // bytes that the file grew by, by writing
 	probed   int64 // a length that the backing file can have
+
+	streamFrom int64
+	stream     atomic.Pointer[stream] // nil if none
+	inlined    atomic.Int64           // new bytes in the journal that were not committed, set under the lock of the end
+	failure    atomic.Pointer[error]  // sticky, of writing home
 
 	reserved atomic.Int64 // up to where the user had backing space allocated
 	touched  atomic.Int64 // when the access time was last seen to, Unix seconds
@@ -86,6 +97,7 @@ type File struct {
 	attrs, syncedAttrs atomic.Uint64
 	headerNew          atomic.Bool   // the header may not be durable
 	syncErrs           atomic.Uint64 // failed syncs of the backing file
+	syncMu             sync.Mutex    // one sync at a time, so that each knows of the others' errors
 
 	// chain is held to change which groups there are, and shared to rely on it.
 	// It is taken before any group's mu.
@@ -110,6 +122,9 @@ func newFile(b backing.File, c Config) *File {
 	}
 	f.torn.Store(c.Unclean && c.Journal == nil)
 	f.journal = c.Journal
+	if f.streamFrom = c.StreamFrom; f.streamFrom == 0 {
+		f.streamFrom = streamFrom
+	}
 	f.limits()
 	f.names.Store(1)
 	return f
@@ -130,7 +145,8 @@ func (f *File) Backing() backing.File { return f.b }
 func (f *File) WipeKeys() { f.c.Wipe() }
 
 // Close waits for requests under way and ends the use of the file and of its
-// backing file. It does not sync. Live records stay in the journal.
+// backing file. It does not sync. Live records stay in the journal; a stream that
+// was not ended is given up.
 func (f *File) Close() error {
 	if f.closed.Swap(true) {
 		return unix.EBADF
@@ -141,6 +157,9 @@ func (f *File) Close() error {
 	defer f.checkpoint.Unlock()
 	if !f.Live() {
 		f.releaseAhead()
+	}
+	if s := f.stream.Load(); s != nil { // of a file that is gone
+		f.dropStream(s)
 	}
 	f.cache.drop(f, 0)
 	if f.j != nil {

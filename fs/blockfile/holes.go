@@ -48,7 +48,13 @@ func (f *File) zeroAll(off, end int64, keepSize bool, free uint32) error {
 		if err != nil {
 			return err
 		}
-		at, err = f.zeroSome(room, at, end, keepSize, edges, free)
+		err = f.afterStream(func() error {
+			next, err := f.zeroSome(room, at, end, keepSize, edges, free)
+			if err == nil {
+				at = next
+			}
+			return err
+		})
 		room.Release()
 		if err != nil || at >= end {
 			return err
@@ -115,6 +121,10 @@ func (f *File) Allocate(off, n int64, keepSize bool) error {
 		}
 		return f.modified(room)
 	}
+	return f.afterStream(func() error { return f.allocateAndGrow(room, off, end) })
+}
+
+func (f *File) allocateAndGrow(room *journal.Reservation, off, end int64) error {
 	l, size := f.lockChange(off, end)
 	defer f.locks.release(l)
 	if err := f.reserve(off, end); err != nil || end <= size && f.j == nil {

@@ -71,6 +71,12 @@ func (f *File) record(ch *change) error {
 			g.mu.Unlock()
 		}
 	}()
+	if f.stream.Load() != nil { // none begins while the groups are locked, or the end
+		return errStreaming
+	}
+	if err := f.failed(); err != nil {
+		return err
+	}
 	if err := f.planGroups(ch); err != nil {
 		f.giveUp(ch)
 		return err
@@ -84,6 +90,7 @@ func (f *File) record(ch *change) error {
 		return err
 	}
 	f.wrote.Store(time.Now().UnixNano())
+	f.countInlined(ch)
 	if _, err := f.j.Append(ch.room, rec); err != nil {
 		f.giveUp(ch) // after a failure of the journal it decides
 		return err
@@ -98,11 +105,25 @@ func (f *File) record(ch *change) error {
 		f.size.Store(ch.size)
 	}
 	if ch.shrinks() {
+		f.inlined.Store(0)
+		f.keepLess(f.layout.PhysicalSize(ch.size))
 		f.ahead = 0
 		f.reserved.Store(0)
 		f.cache.drop(f, f.layout.LastGroup(ch.size)+1)
 	}
 	return nil
+}
+
+// countInlined counts what a file grows by that is not committed.
+func (f *File) countInlined(ch *change) {
+	if ch.size <= ch.oldSize || len(ch.extents) == 0 {
+		return
+	}
+	if f.journal.Durable(f.j.LSN()) {
+		f.inlined.Store(0)
+	}
+	e := ch.extents[len(ch.extents)-1]
+	f.inlined.Add(min(ch.size-ch.oldSize, int64(len(e.bodies))))
 }
 
 // giveUp has the locked groups read again: a change that was not made was
@@ -256,8 +277,16 @@ func allocated(err error) error {
 }
 
 // fillLive is fill of a group that may have live records, which overrule what
-// lies home.
+// lies home, and blocks of a stream's head.
 func (f *File) fillLive(g *group) error {
+	err := f.fillRecorded(g)
+	if err == nil {
+		f.overlayHead(g)
+	}
+	return err
+}
+
+func (f *File) fillRecorded(g *group) error {
 	pin := f.journal.Pin()
 	defer pin.Unpin()
 	live := f.j.Peek(g.n)
@@ -352,6 +381,14 @@ func (f *File) readLive(p []byte, index uint64) error {
 	defer pin.Unpin()
 	for len(p) > 0 {
 		n := (len(p) + int(f.bs) - 1) / int(f.bs)
+		if k := f.readHead(p, index); k > 0 {
+			index += uint64(k)
+			p = p[min(k*int(f.bs), len(p)):]
+			continue
+		}
+		if from := f.headFrom(); index < from {
+			n = int(min(uint64(n), from-index))
+		}
 		run, b, live := f.j.Run(index, n)
 		part := p[:min(run*int(f.bs), len(p))]
 		var err error
@@ -372,7 +409,7 @@ func (f *File) readLive(p []byte, index uint64) error {
 // SetMtime records a modification time that was set at home, where live
 // records would bring back another one.
 func (f *File) SetMtime(t unix.Timespec) error {
-	if f.j == nil || f.ro || !f.j.Live() {
+	if f.j == nil || f.ro || !f.stream.Load().setMtime(t) && !f.j.Live() {
 		return nil
 	}
 	room, err := f.journal.Reserve(journal.Space(0, 0, 0, 0))
@@ -393,6 +430,7 @@ func (f *File) appendMtime(room *journal.Reservation, t unix.Timespec) error {
 func (f *File) modified(room *journal.Reservation) error {
 	now := time.Now()
 	f.wrote.Store(now.UnixNano())
+	f.stream.Load().setMtime(unix.NsecToTimespec(now.UnixNano()))
 	return f.appendMtime(room, unix.NsecToTimespec(now.UnixNano()))
 }
 
@@ -406,14 +444,18 @@ func (f *File) Times() (mtime, changed unix.Timespec) {
 	if sec, nsec, ok := f.j.Mtime(); ok {
 		mtime = unix.Timespec{Sec: sec, Nsec: int64(nsec)}
 	}
+	if t, ok := f.stream.Load().time(); ok {
+		mtime = t
+	}
 	if n := f.wrote.Load(); n != 0 {
 		changed = unix.NsecToTimespec(n)
 	}
 	return mtime, changed
 }
 
-// Live reports whether some of the content is in the journal alone.
-func (f *File) Live() bool { return f.j != nil && f.j.Live() }
+// Live reports whether some of the content is in the journal alone, or has no
+// record yet.
+func (f *File) Live() bool { return f.j != nil && (f.j.Live() || f.stream.Load() != nil) }
 
 // Renamed has the next Sync make names durable, also one of data alone.
 func (f *File) Renamed() { f.names.Add(1) }
@@ -431,6 +473,9 @@ func (f *File) Sync(dataOnly bool) error {
 		}
 		return f.b.Sync()
 	}
+	if err := f.EndStream(); err != nil {
+		return err
+	}
 	if err := f.j.Commit(); err != nil || f.ro {
 		return err
 	}
@@ -444,13 +489,26 @@ func (f *File) Sync(dataOnly bool) error {
 // syncHome syncs the backing file. A failure may be told to this call alone, so
 // the checkpoint is told too.
 func (f *File) syncHome() error {
+	f.syncMu.Lock()
+	defer f.syncMu.Unlock()
 	names, attrs := f.names.Load(), f.attrs.Load()
 	if err := f.b.Sync(); err != nil {
 		f.syncErrs.Add(1)
-		return fmt.Errorf("%w: %w", journal.ErrHome, err)
+		return home(err)
 	}
 	f.syncedNames.Store(names)
 	f.syncedAttrs.Store(attrs)
 	f.headerNew.Store(false)
+	return nil
+}
+
+// datasync is syncHome of what is needed to read the content back.
+func (f *File) datasync() error {
+	f.syncMu.Lock()
+	defer f.syncMu.Unlock()
+	if err := f.b.Datasync(); err != nil {
+		f.syncErrs.Add(1)
+		return home(err)
+	}
 	return nil
 }

@@ -76,6 +76,7 @@ func (d *disk) withJournal() {
 		Dir: dir, Auth: auth, Layout: d.c.Volume.Layout(), Size: 6 * segment, SegmentSize: segment, MaxRequest: bs,
 		CheckpointInterval: 40 * time.Millisecond, CommitInterval: 20 * time.Millisecond, Log: d.c.Log,
 	}}
+	d.c.StreamFrom = int64(2 * bs)
 	d.openJournal()
 	d.t.Cleanup(func() { d.journal.j.Close(false); dir.Close() })
 }
@@ -168,7 +169,7 @@ func TestCheckpointBesideWriters(t *testing.T) {
 		}
 		close(stop)
 		<-stopped
-		if err := f.Close(); err != nil {
+		if err := errors.Join(f.EndStream(), f.Close()); err != nil {
 			t.Fatal(err)
 		}
 		if life%2 == 0 {

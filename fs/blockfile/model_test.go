@@ -191,6 +191,7 @@ func runModel(t *testing.T, suite cipher.Suite, bs int, journaled bool, rnd *ran
 			name = "reopen"
 			if journaled && r.IntN(3) == 0 {
 				name = "recover"
+				err = f.EndStream()
 				f.Close()
 				d.recover()
 			} else {

@@ -55,6 +55,10 @@ func (f *File) openSize(tag []byte) error {
 		f.header = cipher.Header{Size: size, Last: last, Epochs: f.epochs}
 		f.size.Store(size)
 		f.last = last
+		// A stream that has no record may have left something beyond.
+		if want := f.layout.PhysicalSize(size); f.unclean && !f.ro && f.physical > want {
+			return f.trim(want)
+		}
 		return nil
 	}
 	noTrailer := [cipher.TrailerSize]byte(tag[len(tag)-cipher.TrailerSize:]) == [cipher.TrailerSize]byte{}
@@ -84,6 +88,12 @@ func (f *File) openLength(want int64) error {
 	case f.ro:
 		return nil
 	}
+	return f.trim(want)
+}
+
+// trim cuts off home what lies beyond the size, durably: should the file grow
+// before, a crash could bring it back. The times stay.
+func (f *File) trim(want int64) error {
 	f.log.log.Warn("backing file is longer than its size takes, trimmed", "file", f.ID(), "physical", f.physical, "want", want)
 	st, err := f.b.Stat()
 	if err == nil {
@@ -91,6 +101,9 @@ func (f *File) openLength(want int64) error {
 	}
 	if err == nil {
 		err = f.b.Utimes(unix.Timespec{Nsec: unix.UTIME_OMIT}, st.Mtim)
+	}
+	if err == nil {
+		err = f.b.Sync()
 	}
 	return err
 }

@@ -1,6 +1,9 @@
 package blockfile
 
-import "golang.org/x/sys/unix"
+import (
+	"github.com/plyfs/plyfs/fs/journal"
+	"golang.org/x/sys/unix"
+)
 
 // Truncate makes the file size bytes long. What it grows by is a hole.
 func (f *File) Truncate(size int64) error {
@@ -17,6 +20,10 @@ func (f *File) Truncate(size int64) error {
 		return err
 	}
 	defer room.Release()
+	return f.afterStream(func() error { return f.resize(room, size) })
+}
+
+func (f *File) resize(room *journal.Reservation, size int64) error {
 	l, old := f.lockResize(size)
 	defer f.locks.release(l)
 	if size == old && f.j != nil {

@@ -34,7 +34,7 @@ func (f *File) WriteAt(p []byte, off int64) (n int, err error) {
 		if len(part) > maxRequest || f.j != nil && len(part) > f.maxPart {
 			part = part[:f.maxPart]
 		}
-		m, err := f.reserveAndWrite(part, off)
+		m, err := f.writePart(part, off)
 		n, off, todo = n+m, off+int64(m), todo[m:]
 		if err != nil {
 			return n, err
@@ -69,13 +69,23 @@ func (f *File) changes(off, end, size int64) (lo, hi uint64) {
 	return lo, hi
 }
 
-func (f *File) reserveAndWrite(p []byte, off int64) (int, error) {
+// writePart is one request.
+func (f *File) writePart(p []byte, off int64) (n int, err error) {
+	if done, err := f.tryStream(p, off); done && err != nil {
+		return 0, err
+	} else if done {
+		return len(p), nil
+	}
 	room, err := f.roomToWrite(len(p))
 	if err != nil {
 		return 0, err
 	}
 	defer room.Release()
-	return f.write(p, off, room)
+	err = f.afterStream(func() error {
+		n, err = f.write(p, off, room)
+		return err
+	})
+	return n, err
 }
 
 // write is one request, one change.

@@ -353,9 +353,12 @@ func (j *Journal) filesUpTo(through LSN) []Ref {
 	return list
 }
 
-// Drain commits and checkpoints all there is, and frees all segments but the
+// Drain ends all streams, commits and checkpoints all there is, and frees all segments but the
 // active one. Records that come meanwhile may stay.
 func (j *Journal) Drain() error {
+	if err := j.EndStreams(); err != nil {
+		return err
+	}
 	lsn := j.lastLSN()
 	if err := j.Commit(lsn); err != nil {
 		return err

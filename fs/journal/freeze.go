@@ -35,7 +35,7 @@ func (j *Journal) Freeze(whole bool) (clean bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if !whole || len(j.LiveFiles()) > 0 {
+	if !whole || !j.whole() {
 		return false, nil
 	}
 	if err := j.markClean(); err != nil {

@@ -20,6 +20,9 @@ func (f *File) apply(r *Record, lsn LSN, pos Pos) {
 		}
 		f.applyCut(r.Cut, lsn, pos.seg)
 	}
+	if r.Home != 0 {
+		f.applyHome(r.Home)
+	}
 	if r.Size != NoSize {
 		f.hold(pos.seg)
 		f.release(f.size.seg)
@@ -74,6 +77,20 @@ func (f *File) applyCut(at uint64, lsn LSN, seg *segment) {
 	}
 	f.hold(seg)
 	f.cuts = append(f.cuts[:n], cut{at, lsn, seg})
+}
+
+// applyHome drops what is overruled by what lies home from a block on. Outside
+// recovery there is nothing: such a record is appended only where it is so.
+func (f *File) applyHome(from uint64) {
+	i, _ := slices.BinarySearch(f.order, f.j.cfg.Layout.Group(from))
+	for _, g := range f.order[i:] {
+		f.dropGroup(g)
+	}
+	f.order = f.order[:i]
+	for _, c := range f.cuts {
+		f.release(c.seg)
+	}
+	f.cuts = nil
 }
 
 // applyTrailer sets a group's trailer and drops blocks that became holes.

@@ -2,6 +2,7 @@ package journal
 
 import (
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -117,6 +118,10 @@ type Journal struct {
 
 	refMu sync.Mutex // guards segment.files; nothing is locked under it
 
+	smu        sync.Mutex
+	streams    map[*Stream]struct{}
+	homeFailed atomic.Bool
+
 	home    Home
 	kickCh  chan struct{}
 	dirtyCh chan struct{} // a first record waits to be written
@@ -155,6 +160,7 @@ func Open(cfg Config) (*Journal, error) {
 		cfg: cfg, id: cfg.Super.JournalID(), log: cfg.Log,
 		maxBatch: batchLimit(cfg.SegmentSize),
 		files:    map[cipher.FileID]*File{},
+		streams:  map[*Stream]struct{}{},
 		kickCh:   make(chan struct{}, 1),
 		dirtyCh:  make(chan struct{}, 1),
 		stop:     make(chan struct{}),
@@ -248,7 +254,7 @@ func (j *Journal) Close(clean bool) error {
 	j.workers.Wait()
 	err := j.failure()
 	if !j.cfg.ReadOnly && err == nil {
-		if err = j.Commit(j.lastLSN()); err == nil && clean && len(j.LiveFiles()) == 0 {
+		if err = j.Commit(j.lastLSN()); err == nil && clean && j.whole() {
 			err = j.markClean()
 		}
 	}
@@ -415,6 +421,7 @@ func (j *Journal) commitDue() {
 	if due {
 		j.Commit(lsn) // a failure is sticky, and Fail was told
 	}
+	j.endOldStreams()
 	if ahead {
 		j.grow()
 	}
@@ -443,8 +450,10 @@ func (j *Journal) Work() {
 	j.kick()
 }
 
-// CommitAll commits all that was appended.
-func (j *Journal) CommitAll() error { return j.Commit(j.lastLSN()) }
+// CommitAll ends all streams and commits all that was appended.
+func (j *Journal) CommitAll() error {
+	return errors.Join(j.EndStreams(), j.Commit(j.lastLSN()))
+}
 
 // writeSoon hands what is in memory to the backing, without a flush.
 func (j *Journal) writeSoon() {

@@ -37,6 +37,13 @@ type Record struct {
 	// NoCut cuts nothing.
 	Cut uint64
 
+	// Home is the first block of a group from which on what lies home counts,
+	// tag blocks included, up to Size; 0 is none. It was made durable there
+	// before this record was appended. No earlier record says anything of it,
+	// and home has been cut as all earlier records want it. Trailers and extents
+	// are of groups before.
+	Home uint64
+
 	// Trailers holds the new trailer of each group that is touched, in
 	// ascending order. Each block of Extents is present in its group's.
 	Trailers []Trailer
@@ -74,6 +81,7 @@ const (
 	recKindGone   = 2
 	recFlagSize   = 1
 	recFlagCut    = 2
+	recFlagHome   = 4
 	recFlagMoved  = 8
 	recHeadLen    = 96
 	recTrailerLen = 32
@@ -118,8 +126,11 @@ func (r *Record) check(l cipher.Layout) error {
 	if r.moved && r.Cut == NoCut {
 		return fmt.Errorf("a cut is moved and not given: %w", errRecord)
 	}
-	if r.gone && (r.Size != NoSize || r.Cut != NoCut || len(r.Trailers) > 0 || len(r.Extents) > 0) {
+	if r.gone && (r.Size != NoSize || r.Cut != NoCut || r.Home != 0 || len(r.Trailers) > 0 || len(r.Extents) > 0) {
 		return fmt.Errorf("a file that is gone has content: %w", errRecord)
+	}
+	if err := r.checkHome(l); err != nil {
+		return err
 	}
 	maxGroup := l.LastGroup(l.MaxSize())
 	maxBlock := uint64(l.MaxSize()) / uint64(l.BlockSize())
@@ -135,6 +146,26 @@ func (r *Record) check(l cipher.Layout) error {
 		}
 	}
 	return r.checkBlocks(l, maxBlock)
+}
+
+// checkHome checks that what lies home begins with a group, of those that the
+// record leaves to home.
+func (r *Record) checkHome(l cipher.Layout) error {
+	if r.Home == 0 {
+		return nil
+	}
+	// The group of a number that is no block's means nothing: bounds come first.
+	if r.Size == NoSize || r.Cut != NoCut || r.Home >= uint64(l.MaxSize())/uint64(l.BlockSize()) {
+		return fmt.Errorf("home from block %d: %w", r.Home, errRecord)
+	}
+	g := l.Group(r.Home)
+	if g == 0 || l.FirstBlock(g) != r.Home || r.Last < g {
+		return fmt.Errorf("home from block %d: %w", r.Home, errRecord)
+	}
+	if n := len(r.Trailers); n > 0 && r.Trailers[n-1].Group >= g {
+		return fmt.Errorf("trailer of group %d, which lies home: %w", r.Trailers[n-1].Group, errRecord)
+	}
+	return nil
 }
 
 // checkBlocks checks that extents and trailers agree: every written block is
@@ -192,6 +223,9 @@ func (r *Record) encode(b []byte, lsn LSN) {
 	}
 	if r.moved {
 		flags |= recFlagMoved
+	}
+	if r.Home != 0 {
+		flags, cut = flags|recFlagHome, r.Home
 	}
 	be.PutUint32(b, recMagic)
 	b[4], b[5] = recKindInline, flags
@@ -257,7 +291,7 @@ func recordBounds(b []byte) (recInfo, error) {
 // ErrVersion for an unknown kind or flag, errRecord.
 func parseRecord(b []byte, in recInfo, l cipher.Layout) (*Record, LSN, error) {
 	be := binary.BigEndian
-	if (b[4] != recKindInline && b[4] != recKindGone) || b[5]&^(recFlagSize|recFlagCut|recFlagMoved) != 0 || be.Uint16(b[6:]) != 0 {
+	if (b[4] != recKindInline && b[4] != recKindGone) || b[5]&^(recFlagSize|recFlagCut|recFlagHome|recFlagMoved) != 0 || be.Uint16(b[6:]) != 0 {
 		return nil, 0, ErrVersion
 	}
 	r := &Record{gone: b[4] == recKindGone, moved: b[5]&recFlagMoved != 0, Size: NoSize, Cut: NoCut, Hint: be.Uint64(b[32:]), MtimeSec: int64(be.Uint64(b[72:])), MtimeNsec: be.Uint32(b[80:])}
@@ -273,7 +307,12 @@ func parseRecord(b []byte, in recInfo, l cipher.Layout) (*Record, LSN, error) {
 	if b[5]&recFlagCut != 0 {
 		r.Cut = be.Uint64(b[64:])
 	}
-	if b[5]&recFlagSize == 0 && !zero(b[48:64]) || b[5]&recFlagCut == 0 && !zero(b[64:72]) {
+	if b[5]&recFlagHome != 0 {
+		if r.Home = be.Uint64(b[64:]); r.Home == 0 || b[5]&recFlagCut != 0 {
+			return nil, 0, fmt.Errorf("home from block %d: %w", r.Home, errRecord)
+		}
+	}
+	if b[5]&recFlagSize == 0 && !zero(b[48:64]) || b[5]&(recFlagCut|recFlagHome) == 0 && !zero(b[64:72]) {
 		return nil, 0, fmt.Errorf("a field without its flag: %w", errRecord)
 	}
 	trailers, extents := int64(be.Uint32(b[84:])), int64(be.Uint32(b[88:]))

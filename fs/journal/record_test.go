@@ -34,6 +34,13 @@ func sample(l cipher.Layout) *Record {
 	}
 }
 
+// homeSample is a record of a stream, with a head.
+func homeSample(l cipher.Layout) *Record {
+	r := sample(l)
+	r.Cut, r.Home, r.Size, r.Last = NoCut, l.FirstBlock(3), int64(l.FirstBlock(5))*testBlock+7, 5
+	return r
+}
+
 func encode(r *Record, lsn LSN) []byte {
 	b := make([]byte, r.info().total)
 	r.encode(b, lsn)
@@ -46,6 +53,7 @@ func TestRecordRoundTrip(t *testing.T) {
 		"everything": sample(l),
 		"mtime only": {File: fileID(1), Size: NoSize, Cut: NoCut, MtimeSec: 12},
 		"empty file": {File: fileID(1), Size: 0, Cut: 0, Trailers: []Trailer{{Epoch: 1}}},
+		"home":       homeSample(l),
 		"gone":       {File: fileID(1), Size: NoSize, Cut: NoCut, gone: true},
 		"moved":      {File: fileID(1), Size: NoSize, Cut: 2, moved: true, Trailers: []Trailer{{Present: 1 << 20, Epoch: 1}}},
 	}
@@ -120,6 +128,59 @@ func TestRecordRules(t *testing.T) {
 	}
 }
 
+func TestRecordOfStreamRules(t *testing.T) {
+	l := testLayout(t)
+	tests := map[string]func(*Record){
+		"without a size":         func(r *Record) { r.Size, r.Last = NoSize, 0 },
+		"with a cut":             func(r *Record) { r.Cut = 1 << 20 },
+		"within a group":         func(r *Record) { r.Home++ },
+		"group 0":                func(r *Record) { r.Home = 1 },
+		"beyond any file":        func(r *Record) { r.Home = ^uint64(0) },
+		"nothing of it is there": func(r *Record) { r.Last = 2 },
+		"trailer of home":        func(r *Record) { r.Trailers[1].Group = 3 },
+		"gone":                   func(r *Record) { *r = Record{Size: NoSize, Cut: NoCut, Home: r.Home, gone: true} },
+	}
+	for name, change := range tests {
+		t.Run(name, func(t *testing.T) {
+			r := homeSample(l)
+			change(r)
+			if err := r.check(l); !errors.Is(err, errRecord) {
+				t.Errorf("got %v, want errRecord", err)
+			}
+		})
+	}
+	b := encode(homeSample(l), 1)
+	b[5] |= recFlagCut
+	if _, _, err := parseRecord(b, homeSample(l).info(), l); !errors.Is(err, errRecord) {
+		t.Errorf("home and a cut: got %v, want errRecord", err)
+	}
+}
+
+// A record of a stream says that all before it, from its first block on, is
+// overruled, and that no cut before it is still to be done.
+func TestRecordOfStreamInTheIndex(t *testing.T) {
+	l := testLayout(t)
+	j := &Journal{cfg: Config{Layout: l}}
+	f := &File{j: j, id: fileID(3), groups: map[uint64]*group{}}
+	seg := &segment{}
+	old := homeSample(l)
+	old.Home = 0
+	old.Trailers = append(old.Trailers, Trailer{Group: 4, Present: 1 << 3})
+	f.apply(old, 1, Pos{seg, 4096})
+	f.apply(&Record{File: f.id, Size: NoSize, Cut: l.FirstBlock(4) + 1}, 2, Pos{seg, 1 << 20})
+	if f.VoidFrom() == NoCut || f.groups[4] == nil {
+		t.Fatal("nothing to overrule")
+	}
+	f.apply(homeSample(l), 3, Pos{seg, 2 << 20})
+	if f.VoidFrom() != NoCut || f.groups[4] != nil || f.groups[2] == nil || f.groups[2].lsn != 3 {
+		t.Errorf("void from %d, group 4 %v, group 2 %v", f.VoidFrom(), f.groups[4], f.groups[2])
+	}
+	f.dropAll()
+	if f.items != 0 || len(f.refs) != 0 {
+		t.Errorf("%d items and %d segments are still held", f.items, len(f.refs))
+	}
+}
+
 func TestRecordOfAnotherVersion(t *testing.T) {
 	l := testLayout(t)
 	for name, at := range map[string]int{"kind": 4, "flags": 5, "reserved": 6} {
@@ -136,6 +197,7 @@ func TestRecordOfAnotherVersion(t *testing.T) {
 func FuzzRecord(f *testing.F) {
 	l, _ := cipher.NewLayout(testBlock)
 	f.Add(encode(sample(l), 9))
+	f.Add(encode(homeSample(l), 9))
 	f.Add(encode(&Record{Size: NoSize, Cut: NoCut, gone: true}, 1))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		in, err := recordBounds(b)

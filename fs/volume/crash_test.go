@@ -135,7 +135,7 @@ func crashConfig(fs *crashfs.FS, c *cipher.Volume) Config {
 	if os.Getenv("PLYFS_TEST_LOG") != "" {
 		log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
-	return Config{Root: fs.Root(), Cipher: c, Log: log, JournalSegment: testSegment(c), JournalSize: 6 * testSegment(c)}
+	return Config{Root: fs.Root(), Cipher: c, Log: log, JournalSegment: testSegment(c), JournalSize: 6 * testSegment(c), streamFrom: 8000}
 }
 
 func crashCipher(t testing.TB) *cipher.Volume {
@@ -621,6 +621,10 @@ func useOn(v *Volume) error {
 		if err != nil {
 			return fmt.Errorf("%s afterwards: %w", name, err)
 		}
+		want, err := contentAt(v, name)
+		if err != nil {
+			return fmt.Errorf("%s afterwards: %w", name, err)
+		}
 		p := bytes.Repeat([]byte{byte(i + 1)}, 10_000)
 		for _, off := range []int64{0, 100_000, 777_777} {
 			if _, err := h.WriteAt(p, off, Writer{}); err != nil {
@@ -630,6 +634,11 @@ func useOn(v *Volume) error {
 			if _, err := h.ReadAt(got, off); err != nil || !bytes.Equal(got, p) {
 				return fmt.Errorf("read of %s afterwards: %v", name, err)
 			}
+			want = grown(want, off+int64(len(p)))
+			copy(want[off:], p)
+		}
+		if got, err := contentAt(v, name); err != nil || !bytes.Equal(got, want) {
+			return fmt.Errorf("%s afterwards is not what it was and what was written: %v", name, err)
 		}
 		v.Forget(e.ID, 1)
 		if err := h.Close(); err != nil {
@@ -648,9 +657,11 @@ func crashStride(moments int) int {
 }
 
 // TestCrashScripts lets the power fail at every operation of short scripts.
-func TestCrashScripts(t *testing.T) {
+func TestCrashScripts(t *testing.T) { runCrashScripts(t, crashScripts) }
+
+func runCrashScripts(t *testing.T, scripts map[string]func(r *crashRun)) {
 	c := crashCipher(t)
-	for _, name := range slices.Sorted(maps.Keys(crashScripts)) {
+	for _, name := range slices.Sorted(maps.Keys(scripts)) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r := newCrashRun(t, c)
@@ -660,7 +671,7 @@ func TestCrashScripts(t *testing.T) {
 				r.checkpointAll()
 			}
 			r.record(&doing)
-			crashScripts[name](r)
+			scripts[name](r)
 			r.end(&doing)
 			states := 0
 			for at, m := range r.moments {
@@ -690,7 +701,10 @@ func (r *crashRun) step(rnd *rand.Rand) string {
 	if i := r.o.bound(name); i >= 0 && rnd.IntN(3) == 0 {
 		off = int64(len(r.o.files[i].now()))
 	}
-	switch k := rnd.IntN(30); {
+	switch k := rnd.IntN(33); {
+	case k >= 30:
+		r.grow(name, rnd.Int64N(600_000))
+		return "grow"
 	case k < 10:
 		r.write(name, off, n)
 		return "write"

@@ -107,8 +107,8 @@ func (v *Volume) dropRemoved() ([]cipher.FileID, error) {
 	var gone []cipher.FileID
 	for _, file := range files {
 		gone = append(gone, file.ID())
+		file.Close() // before: its stream, if it has one, is not to make a record any more
 		v.journal.Forget(file.ID())
-		file.Close()
 	}
 	return gone, nil
 }

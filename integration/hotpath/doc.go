@@ -5,9 +5,10 @@
 //
 // The targets are a plain directory; a pass-through, which is a FUSE mount by
 // the same library and options whose daemon copies each request to and from
-// that filesystem and does nothing else; and a new volume of each plyfs binary
+// that filesystem and does nothing else; a volume of this source tree without a
+// journal, which is for measuring alone; and a new volume of each plyfs binary
 // given. Two binaries can so be compared with each other, and plyfs with what
-// FUSE alone costs.
+// FUSE alone, and FUSE with encryption, cost.
 //
 // With --scenarios PATH the four kinds of volumes, of one layer or two, with and
 // without a customer-managed key, are targets too.

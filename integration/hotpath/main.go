@@ -32,6 +32,9 @@ func main() {
 	if len(os.Args) == 4 && os.Args[1] == passCommand {
 		exit(servePassthrough(os.Args[2], os.Args[3]))
 	}
+	if len(os.Args) == 4 && os.Args[1] == bareCommand {
+		exit(serveBare(os.Args[2], os.Args[3]))
+	}
 	o, err := parse(os.Args[1:])
 	if errors.Is(err, flag.ErrHelp) {
 		return
@@ -114,7 +117,7 @@ func measure(o options) (err error) {
 	if err := r.make(o.dir); err != nil {
 		return err
 	}
-	if err := errors.Join(r.addPlain(), r.addPass()); err != nil {
+	if err := errors.Join(r.addPlain(), r.addPass(), r.addBare()); err != nil {
 		return err
 	}
 	for _, p := range o.plyfs {

@@ -356,15 +356,13 @@ func (j *Journal) filesUpTo(through LSN) []Ref {
 // Drain ends all streams, commits and checkpoints all there is, and frees all segments but the
 // active one. Records that come meanwhile may stay.
 func (j *Journal) Drain() error {
-	if err := j.EndStreams(); err != nil {
-		return err
-	}
+	first := j.EndStreams()
 	lsn := j.lastLSN()
 	if err := j.Commit(lsn); err != nil {
 		return err
 	}
 	_, err := j.pass(lsn)
-	return err
+	return errors.Join(first, err)
 }
 
 // Trim frees the oldest segments that nothing live refers to, and moves the

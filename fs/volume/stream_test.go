@@ -1,15 +1,19 @@
 package volume
 
 import (
+	"bytes"
 	"errors"
+	"fmt"
 	"maps"
 	"math/rand/v2"
 	"slices"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/plyfs/plyfs/cipher"
+	"github.com/plyfs/plyfs/fs/backing"
 	"github.com/plyfs/plyfs/fs/backing/crashfs"
 )
 
@@ -283,4 +287,53 @@ func growAfter(t *testing.T, c *cipher.Volume, fs *crashfs.FS, before *oracle) *
 	r.checkpointAll()
 	r.end(&doing)
 	return r
+}
+
+// BenchmarkWriteNew writes new files of 32 MiB, each synced at its end, in turn
+// with streams, by way of the journal alone, and without one. Beside the time it
+// tells the processor's, which other work on the machine leaves alone.
+func BenchmarkWriteNew(b *testing.B) {
+	kinds := []struct {
+		name string
+		c    Config
+	}{{"streams", Config{}}, {"inline", Config{streamFrom: -1}}, {"unjournaled", Config{unjournaled: true}}}
+	c := crashCipher(b)
+	p := bytes.Repeat([]byte{1}, 1<<20)
+	walls, cpus := make([][]float64, len(kinds)), make([][]float64, len(kinds))
+	volumes := make([]*Volume, len(kinds))
+	for i, k := range kinds {
+		root, err := backing.OpenDir(b.TempDir())
+		check(b, err)
+		check(b, Format(root, c))
+		k.c.Root, k.c.Cipher = root, c
+		volumes[i], err = Open(k.c)
+		check(b, err)
+	}
+	for n := 0; b.Loop(); n++ {
+		for _, i := range rand.Perm(len(kinds)) {
+			v := volumes[i]
+			var before, after unix.Rusage
+			unix.Getrusage(unix.RUSAGE_SELF, &before)
+			start := time.Now()
+			_, h, err := v.Create(RootID, fmt.Sprint(n%4, "-", n), Creator{Mode: 0o600}, OpenOptions{})
+			check(b, err)
+			for off := range int64(32) {
+				_, err := h.WriteAt(p, off<<20, Writer{})
+				check(b, err)
+			}
+			check(b, h.Sync(false))
+			walls[i] = append(walls[i], time.Since(start).Seconds())
+			unix.Getrusage(unix.RUSAGE_SELF, &after)
+			cpus[i] = append(cpus[i], float64(after.Utime.Nano()+after.Stime.Nano()-before.Utime.Nano()-before.Stime.Nano())/1e9)
+			check(b, h.Close())
+			check(b, v.Unlink(RootID, fmt.Sprint(n%4, "-", n)))
+		}
+	}
+	for i, k := range kinds {
+		slices.Sort(walls[i])
+		slices.Sort(cpus[i])
+		b.ReportMetric(walls[i][len(walls[i])/2]*1e3, k.name+"-ms")
+		b.ReportMetric(cpus[i][len(cpus[i])/2]*1e3, k.name+"-cpu-ms")
+		check(b, volumes[i].Close())
+	}
 }

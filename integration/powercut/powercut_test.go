@@ -10,6 +10,7 @@ var loads = map[string]func(target) []workload{
 	"append":  func(target) []workload { return []workload{newAppendLog()} },
 	"redo":    func(target) []workload { return []workload{newRedoLog()} },
 	"pages":   func(target) []workload { return []workload{newPages()} },
+	"bulk":    func(target) []workload { return []workload{newBulk()} },
 	"dirs":    func(target) []workload { return []workload{newDirectories()} },
 	"sqlite":  func(target) []workload { return []workload{newSQLite()} },
 	"mariadb": func(tg target) []workload { return []workload{newMariaDB(!tg.plyfs)} },
@@ -34,12 +35,12 @@ func alone() []string {
 	if !env.long {
 		return nil
 	}
-	return []string{"append", "redo", "pages", "dirs", "sqlite"}
+	return []string{"append", "redo", "pages", "bulk", "dirs", "sqlite"}
 }
 
 // TestControl shows that plain file systems survive all of it.
 func TestControl(t *testing.T) {
-	trials(t, target{fstype: "ext4"}, append(alone(), "all", "mariadb")...)
+	trials(t, target{fstype: "ext4"}, append(alone(), "all", "bulk", "mariadb")...)
 	trials(t, target{fstype: "xfs"}, append(alone(), "all")...)
 }
 
@@ -53,7 +54,7 @@ func TestIgnoredFlushes(t *testing.T) {
 // TestPlyfs asks the same of plyfs, and more: whole requests or nothing.
 func TestPlyfs(t *testing.T) {
 	trials(t, target{fstype: "ext4", plyfs: true, blockSize: 4096, small: true}, append(alone(), "all")...)
-	trials(t, target{fstype: "xfs", plyfs: true, blockSize: 4096}, append(alone(), "all")...)
+	trials(t, target{fstype: "xfs", plyfs: true, blockSize: 4096}, append(alone(), "all", "bulk")...)
 	trials(t, target{fstype: "ext4", plyfs: true, blockSize: 16384}, append(alone(), "mariadb")...)
 	if env.long {
 		trials(t, target{fstype: "xfs", plyfs: true, blockSize: 16384, small: true}, "all", "mariadb")

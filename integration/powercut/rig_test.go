@@ -152,7 +152,7 @@ func (s *stack) mountPlyfs() error {
 		return err
 	}
 	// The host forgets: what it is shown next is, on purpose, older than what it saw last.
-	if err := os.RemoveAll(s.path("state/plyfs/hosts.json")); err != nil {
+	if err := os.RemoveAll(s.path("xdg/plyfs/hosts.json")); err != nil {
 		return err
 	}
 	args := []string{"mount", "--keystore", s.path("keys"), "-f"}
@@ -161,7 +161,7 @@ func (s *stack) mountPlyfs() error {
 	}
 	s.daemon = exec.Command(env.bin, append(args, s.path("back/cipher"), s.path("mnt"))...)
 	s.daemon.Stdout, s.daemon.Stderr = log, log
-	s.daemon.Env = append(os.Environ(), "XDG_STATE_HOME="+s.path("state"))
+	s.daemon.Env = append(os.Environ(), "XDG_STATE_HOME="+s.path("xdg"))
 	if s.ended, err = spawn(s.daemon); err != nil {
 		s.daemon = nil
 		return err

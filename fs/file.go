@@ -152,8 +152,15 @@ func (a *adapter) outdate(n volume.NodeID, off, length int64) {
 	a.stale.Store(n, struct{}{})
 }
 
-// Flush answers close(2). No write is pending by then that could fail.
-func (a *adapter) Flush(_ <-chan struct{}, in *fuse.FlushIn) fuse.Status { return fuse.OK }
+// Flush answers close(2). No write is pending by then that could fail; but what
+// was written may have been lost since, by a journal that failed.
+func (a *adapter) Flush(_ <-chan struct{}, in *fuse.FlushIn) fuse.Status {
+	f, err := a.files.get(in.Fh)
+	if err != nil {
+		return status(err)
+	}
+	return status(f.Failure())
+}
 
 // fsyncData is the bit of FsyncIn.FsyncFlags that fdatasync(2) sets.
 const fsyncData = 1

@@ -271,6 +271,16 @@ func TestMountTerminatedWhileBusy(t *testing.T) {
 	if err := f.Sync(); err != nil {
 		t.Fatal(err)
 	}
+	unix.Kill(d.PID, unix.SIGTERM) // it says once more what it waits for
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		text, _ := os.ReadFile(log)
+		if strings.Contains(string(text), "files are still open") {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("a second signal is not answered:\n%s", text)
+		}
+	}
 	if !d.alive() {
 		t.Fatal("the daemon ended with a file open")
 	}

@@ -222,19 +222,20 @@ func checkAsserted(config *keystore.Config, m mountRequest) error {
 
 // mounting is a mount on its way, and then live.
 type mounting struct {
-	r       *request
-	u       *unlocked
-	log     *slog.Logger
-	lock    *volume.DirLock
-	volume  *volume.Volume
-	server  *fs.Server
-	helper  *keyClient
-	warn    func(string) // tells of what is no error, until it serves
-	keys    *keyWatch    // once it serves
-	hygiene *hygiene
-	own     *ownFiles
-	start   string // of this process, as startOf tells
-	audit   *audit
+	r        *request
+	u        *unlocked
+	log      *slog.Logger
+	lock     *volume.DirLock
+	volume   *volume.Volume
+	server   *fs.Server
+	helper   *keyClient
+	warn     func(string) // tells of what is no error, until it serves
+	keys     *keyWatch    // once it serves
+	hygiene  *hygiene
+	own      *ownFiles
+	start    string // of this process, as startOf tells
+	audit    *audit
+	detached bool // by a signal, while files are open
 
 	journal backing.Dir // nil if it is in the ciphertext directory
 }
@@ -412,8 +413,13 @@ func (m *mounting) wait(signals <-chan os.Signal, log *daemonLog, h host) error 
 
 // unmount ends the mount. While files are open in it, it is taken out of the
 // tree and served on until the last is closed: killing it would lose nothing
-// that was synced, but take a database's files from under it.
+// that was synced, but take a database's files from under it. Another signal
+// then is answered with a line in the log.
 func (m *mounting) unmount(s os.Signal, log *daemonLog) {
+	if m.detached {
+		log.Warn("files are still open; they are served until they are closed, SIGKILL would end that", "target", m.r.Target, "signal", s.String())
+		return
+	}
 	log.Info("unmounting", "target", m.r.Target, "signal", s.String())
 	m.volume.Thaw() // what is written while it ends would wait for ever
 	ctx, cancel := context.WithTimeout(context.Background(), unmountTime)
@@ -425,7 +431,9 @@ func (m *mounting) unmount(s os.Signal, log *daemonLog) {
 	log.Warn("files are open; the mount is detached and serves them until they are closed", "target", m.r.Target, "error", err)
 	if err := m.helper.unmount(ctx, m.r.Target, true); err != nil {
 		log.Error("cannot detach the mount", "target", m.r.Target, "error", err)
+		return
 	}
+	m.detached = true
 }
 
 func (m *mounting) runFile(place string) *runFile {

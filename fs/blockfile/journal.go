@@ -457,6 +457,14 @@ func (f *File) Times() (mtime, changed unix.Timespec) {
 // record yet.
 func (f *File) Live() bool { return f.j != nil && (f.j.Live() || f.stream.Load() != nil) }
 
+// Failure returns why what was written can no longer become durable, if so.
+func (f *File) Failure() error {
+	if f.j == nil {
+		return nil
+	}
+	return f.j.Failure()
+}
+
 // Renamed has the next Sync make names durable, also one of data alone.
 func (f *File) Renamed() { f.names.Add(1) }
 

@@ -175,6 +175,18 @@ func (f *File) LSN() LSN {
 // Commit makes all records of the file durable.
 func (f *File) Commit() error { return f.j.Commit(f.LSN()) }
 
+// Failure returns why the journal failed, if records of the file were lost to
+// that, as far as anyone knows.
+func (f *File) Failure() error {
+	lsn := f.LSN()
+	f.j.mu.Lock()
+	defer f.j.mu.Unlock()
+	if f.j.err == nil || lsn < f.j.durable {
+		return nil
+	}
+	return f.j.err
+}
+
 // Size returns size and last present group where live records say them, with
 // the newest record's LSN.
 func (f *File) Size() (size int64, last uint64, lsn LSN, ok bool) {

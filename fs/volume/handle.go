@@ -195,6 +195,10 @@ func (h *Handle) Sync(dataOnly bool) error {
 	return h.file.Sync(dataOnly)
 }
 
+// Failure returns an error if some of what was written to the file was lost, for
+// a caller that closes without Sync.
+func (h *Handle) Failure() error { return h.file.Failure() }
+
 // join returns n's file with one more use, nil if it is not open.
 func (n *Node) join() *blockfile.File {
 	n.use.Lock()

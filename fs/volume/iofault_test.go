@@ -234,3 +234,28 @@ func TestBrokenVolumeIsReadOnly(t *testing.T) {
 		t.Error("closing tells nothing")
 	}
 }
+
+// TestCloseTellsOfALostJournal has the journal fail under what was written and
+// not synced: who closes that file is told, who closes another is not.
+func TestCloseTellsOfALostJournal(t *testing.T) {
+	r := newFaultRun(t, crashCipher(t))
+	_, a := r.fileOf("a")
+	_, b := r.fileOf("b")
+	_, err := a.WriteAt([]byte("lost"), 0, Writer{})
+	check(t, err)
+	if err := a.Failure(); err != nil {
+		t.Errorf("before anything failed: %v", err)
+	}
+	r.faults.Set(faultfs.Plan{Kind: faultfs.Sync, Err: unix.EIO, Match: func(name string) bool { return !isHome(name) }})
+	if err := a.Sync(true); !errors.Is(err, unix.EIO) {
+		t.Fatalf("sync: %v, want EIO", err)
+	}
+	if err := a.Failure(); !errors.Is(err, unix.EIO) {
+		t.Errorf("a file whose content was lost: %v, want EIO", err)
+	}
+	if err := b.Failure(); err != nil {
+		t.Errorf("a file that was synced before: %v", err)
+	}
+	r.faults.Clear()
+	r.v.Close() // fails, as it must
+}

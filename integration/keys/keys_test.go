@@ -171,3 +171,44 @@ func TestKeyOfAnotherRegionIsDenied(t *testing.T) {
 		t.Error("a volume was made without its key")
 	}
 }
+
+// Whatever a program does but answer, the mount is refused, in bounded time, as if nobody could be asked; with the right
+// program the volume is there as it was.
+func TestProgramThatDoesNotAnswer(t *testing.T) {
+	o, h := newHSM(t), newHost(t)
+	h.provider(t, o.provider())
+	h.init(t)
+	h.mount(t, exitOK)
+	h.write(t)
+	h.umount(t)
+	programs := filepath.Join(h.dir, "programs")
+	if err := os.Mkdir(programs, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	h.path = programs + ":" + h.path
+	for _, test := range []struct{ name, script, says string }{
+		{"hangs", "sleep 3600", "no answer within 2s"},
+		{"nonsense", "echo no; echo nothing >&2", "not of the protocol"},
+		{"empty", "true", "not of the protocol"},
+		{"answer to another", `echo '{"plyfs_key":1,"id":"0","error":{"kind":"denied","message":"no"}}'`, "another request"},
+		{"killed in the middle", `printf '{"plyfs_key":1,'; kill -9 $$`, "signal 9"},
+		{"fails", "exit 3", "exit status 3"},
+		{"endless", "cat /dev/zero", "more than 65536 bytes"},
+	} {
+		if err := os.WriteFile(filepath.Join(programs, "plyfs-key-bad"), []byte("#!/bin/sh\n"+test.script+"\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		timeout := "60s"
+		if test.name == "hangs" {
+			timeout = "2s"
+		}
+		h.provider(t, fmt.Sprintf(`{"program": "bad", "timeout": %q, "tries": 1}`, timeout))
+		if out := h.mount(t, exitUnavailable); !strings.Contains(out, test.says) {
+			t.Errorf("%s: plyfs says\n%s", test.name, out)
+		}
+	}
+	h.provider(t, o.provider())
+	h.mount(t, exitOK)
+	h.reads(t)
+	h.umount(t)
+}

@@ -3,7 +3,6 @@ package blockfile
 import (
 	"errors"
 	"fmt"
-	"math/bits"
 	"slices"
 
 	"github.com/plyfs/plyfs/cipher"
@@ -120,7 +119,7 @@ func (c *Checkpoint) copy(d *journal.Dirty) error {
 			}
 		}
 		// Groups may have been copied that were added after d was made.
-		if err := f.setLength(max(f.layout.PhysicalSize(d.Size), end)); err != nil {
+		if err := f.setLength(max(f.layout.PhysicalSize(d.Size), end), d.Header); err != nil {
 			return home(err)
 		}
 		c.done.Header = d.Header
@@ -140,36 +139,6 @@ func (c *Checkpoint) copy(d *journal.Dirty) error {
 
 // home wraps an error of writing home.
 func home(err error) error { return fmt.Errorf("%w: %w", journal.ErrHome, err) }
-
-// cutFrom cuts home to its first count blocks.
-func (f *File) cutFrom(count uint64) error {
-	f.lengthMu.Lock()
-	defer f.lengthMu.Unlock()
-	to := f.layout.PhysicalSize(int64(count) * f.bs)
-	if f.physical <= to {
-		return nil
-	}
-	if err := f.b.Truncate(to); err != nil {
-		return err
-	}
-	f.physical = to
-	return nil
-}
-
-// setLength gives home a length, or more where a stream wrote, which may know of
-// a later size than the checkpoint does.
-func (f *File) setLength(want int64) error {
-	f.lengthMu.Lock()
-	defer f.lengthMu.Unlock()
-	if want = max(want, f.kept); want == f.physical {
-		return nil
-	}
-	if err := f.b.Truncate(want); err != nil {
-		return err
-	}
-	f.physical = want
-	return nil
-}
 
 // fresh reports whether home has nothing beyond what a size takes.
 func (f *File) fresh(size int64) bool {
@@ -227,6 +196,9 @@ func (c *Checkpoint) copyGroup(n uint64, d *journal.Dirty) (lsn journal.LSN, end
 	tag, err := f.recordedTag(g)
 	if err != nil {
 		return 0, 0, f.refuse(n, err)
+	}
+	if f.j.Void(n) { // what was there before the cut is holes too
+		g.home = slotMask(0, cipher.EntriesPerGroup)
 	}
 	end, err = f.copyBodies(live.Blocks)
 	if err != nil {
@@ -313,21 +285,4 @@ func (f *File) writeHome(p []byte, off int64) error {
 		f.physical = st.Size
 	}
 	return home(err)
-}
-
-// punch frees the space of slots of group n that were blocks and are holes now,
-// or has it zeroed where the file asked for that. It is for the disk's sake
-// alone, so a filesystem that cannot is no error.
-func (f *File) punch(n, slots uint64) {
-	mode := uint32(unix.FALLOC_FL_PUNCH_HOLE)
-	if f.zeroed.Load() {
-		mode = unix.FALLOC_FL_ZERO_RANGE
-	}
-	for slots != 0 {
-		from := bits.TrailingZeros64(slots)
-		count := bits.TrailingZeros64(^(slots >> from))
-		slots &^= slotMask(from, count)
-		first := f.layout.FirstBlock(n) + uint64(from-f.layout.Slot(f.layout.FirstBlock(n)))
-		_ = f.b.Allocate(mode|unix.FALLOC_FL_KEEP_SIZE, f.layout.BlockOffset(first), int64(count)*f.bs)
-	}
 }

@@ -86,11 +86,13 @@ type File struct {
 	inlined    atomic.Int64           // new bytes in the journal that were not committed, set under the lock of the end
 	failure    atomic.Pointer[error]  // sticky, of writing home
 
-	reserved atomic.Int64 // up to where the user had backing space allocated
-	touched  atomic.Int64 // when the access time was last seen to, Unix seconds
-	changed  atomic.Bool  // since then
-	zeroed   atomic.Bool  // holes are to keep their space
-	wrote    atomic.Int64 // when the content was last changed, Unix nanoseconds
+	spaceMu sync.Mutex            // held while space is given to the user, or freed
+	given   atomic.Pointer[given] // nil is none
+
+	touched atomic.Int64 // when the access time was last seen to, Unix seconds
+	changed atomic.Bool  // since then
+	zeroed  atomic.Bool  // holes are to keep their space
+	wrote   atomic.Int64 // when the content was last changed, Unix nanoseconds
 
 	// What the next Sync has to make durable at home, counted.
 	names, syncedNames atomic.Uint64

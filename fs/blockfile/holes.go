@@ -167,9 +167,7 @@ func (f *File) reserve(off, end int64) error {
 	} else if err := f.b.Allocate(unix.FALLOC_FL_KEEP_SIZE, tag, cipher.TagBlockSize); err != nil {
 		return err
 	}
-	for old := f.reserved.Load(); old < to && !f.reserved.CompareAndSwap(old, to); old = f.reserved.Load() {
-	}
-	return f.b.Allocate(unix.FALLOC_FL_KEEP_SIZE, from, to-from)
+	return f.allocateGiven(from, to)
 }
 
 // zeroEdges adds to ch the blocks that are zeroed in part, and the old last one

@@ -76,7 +76,7 @@ func (f *File) allocateAhead(ch *change, e extent, want int64) {
 // releaseAhead gives back what allocateAhead took too much, which must not
 // show in the times. What the user reserved stays.
 func (f *File) releaseAhead() {
-	if f.ahead <= f.physical || f.reserved.Load() > f.physical {
+	if g := f.given.Load(); f.ahead <= f.physical || g != nil && g.to > f.physical {
 		return
 	}
 	st, err := f.b.Stat()

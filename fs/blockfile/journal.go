@@ -97,6 +97,9 @@ func (f *File) record(ch *change) error {
 	}
 	for i, g := range ch.groups {
 		f.copyIn(ch, g, ch.after[i])
+		if lost := ch.after[i].before.Present &^ ch.after[i].after.Present; lost != 0 && !f.zeroed.Load() {
+			f.takeBack(f.layout.TagOffset(g.n)) // a checkpoint gives space of it back
+		}
 	}
 	if ch.last != ch.oldLast {
 		f.last = ch.last
@@ -107,8 +110,7 @@ func (f *File) record(ch *change) error {
 	if ch.shrinks() {
 		f.inlined.Store(0)
 		f.keepLess(f.layout.PhysicalSize(ch.size))
-		f.ahead = 0
-		f.reserved.Store(0)
+		f.dropAhead()
 		f.cache.drop(f, f.layout.LastGroup(ch.size)+1)
 	}
 	return nil
@@ -173,30 +175,6 @@ func (f *File) copyIn(ch *change, g *group, c groupChange) {
 	}
 }
 
-// allocateNew has home allocate space for blocks and tag blocks that it has
-// none for yet: at the end of a growing file some more, in rising steps.
-func (f *File) allocateNew(ch *change) error {
-	grows := ch.size > ch.oldSize
-	if grows {
-		if err := f.probe(f.layout.PhysicalSize(ch.size)); err != nil {
-			return err
-		}
-	}
-	for _, e := range ch.extents {
-		end := f.layout.BlockOffset(e.first+uint64(e.count())-1) + int64(len(e.bodies)) - int64(e.count()-1)*f.bs
-		if grows && e.first+uint64(e.count()) == f.blockCount(ch.size) {
-			if err := f.allocateEnd(ch, e, end); err != nil {
-				return err
-			}
-			continue
-		}
-		if err := f.allocateHoles(ch, e); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // probeFrom is the length from which a backing file may be too long for its
 // filesystem.
 const probeFrom = 1 << 40
@@ -212,58 +190,6 @@ func (f *File) probe(physical int64) error {
 		return err
 	}
 	f.probed = physical
-	return nil
-}
-
-// allocateEnd allocates up to end, where the file now ends, and ahead of it.
-func (f *File) allocateEnd(ch *change, e extent, end int64) error {
-	ahead := int64(0)
-	if e.first <= f.blockCount(ch.oldSize) { // no hole before it
-		f.appended += ch.size - ch.oldSize
-		ahead = min(f.appended, aheadBy)
-	}
-	if end <= f.ahead || end <= f.reserved.Load() {
-		return nil
-	}
-	from := f.layout.BlockOffset(e.first)
-	if f.layout.Slot(e.first) == 0 {
-		from = f.layout.TagOffset(f.layout.Group(e.first))
-	}
-	if f.ahead > from {
-		from = f.ahead
-	}
-	to := (end + ahead + 4095) &^ 4095
-	err := f.b.Allocate(unix.FALLOC_FL_KEEP_SIZE, from, to-from)
-	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.EFBIG) {
-		to = end
-		err = f.b.Allocate(unix.FALLOC_FL_KEEP_SIZE, from, to-from)
-	}
-	if err = allocated(err); err == nil {
-		f.ahead = to
-	}
-	return err
-}
-
-// allocateHoles allocates the blocks of e that are holes now.
-func (f *File) allocateHoles(ch *change, e extent) error {
-	for i, g := range ch.groups {
-		slot, n, first := f.within(g.n, e.first, e.first+uint64(e.count()))
-		if n == 0 || ch.after[i].before.Present&slotMask(slot, n) == slotMask(slot, n) {
-			continue
-		}
-		from, to := f.layout.BlockOffset(first), f.layout.BlockOffset(first)+int64(n)*f.bs
-		if to <= f.reserved.Load() {
-			continue
-		}
-		if ch.after[i].created {
-			if err := allocated(f.b.Allocate(unix.FALLOC_FL_KEEP_SIZE, f.layout.TagOffset(g.n), cipher.TagBlockSize)); err != nil {
-				return err
-			}
-		}
-		if err := allocated(f.b.Allocate(unix.FALLOC_FL_KEEP_SIZE, from, to-from)); err != nil {
-			return err
-		}
-	}
 	return nil
 }
 

@@ -165,7 +165,12 @@ func (f *File) applyStream(ch *change) error {
 		if err := f.probe(f.layout.PhysicalSize(ch.size)); err != nil {
 			return err
 		}
-		if err := f.allocateEnd(ch, e, f.layout.PhysicalSize(ch.size)); err != nil {
+		if e.first < f.blockCount(ch.oldSize) { // part of it is there, or a hole
+			if err := f.allocate(f.layout.BlockOffset(e.first), f.bs); err != nil {
+				return err
+			}
+		}
+		if err := f.allocateEnd(ch, e.first, f.layout.PhysicalSize(ch.size)); err != nil {
 			return err
 		}
 	}

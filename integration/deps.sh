@@ -47,6 +47,8 @@ debootstrap         debootstrap
 openssl             openssl
 dockerd             docker.io
 docker-compose      docker-compose
+glusterd            glusterfs-server
+mount.glusterfs     glusterfs-client
 softhsm2-util       softhsm2
 swtpm               swtpm
 '

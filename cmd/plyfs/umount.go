@@ -206,6 +206,9 @@ func (how unmounting) awaitClosed(con *console, source, target string, run *runF
 		if !errors.Is(err, volume.ErrBusy) {
 			return volumeError(err)
 		}
+		if run != nil && !run.alive() {
+			break // another host, which waited for it, has the volume by now
+		}
 		waited := time.Since(start)
 		if waited > closeWait && (run == nil || !run.alive()) || how.patience > 0 && waited > how.patience {
 			return &problem{err: fmt.Errorf("%s is unmounted here, but the volume is still in use", target), code: exitBusy,

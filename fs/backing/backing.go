@@ -82,7 +82,8 @@ type Dir interface {
 	ReadDir() (DirStream, error)
 	// Sync makes the directory's entries and attributes durable.
 	Sync() error
-	// SyncAll is syncfs(2): all of the backing filesystem becomes durable.
+	// SyncAll is syncfs(2): all of the backing filesystem becomes durable. It
+	// does not reach the server of a FUSE filesystem, as Statfs tells one.
 	SyncAll() error
 	Statfs() (Statfs, error)
 	Close() error

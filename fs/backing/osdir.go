@@ -7,7 +7,12 @@ import (
 )
 
 // osDir is a Dir of the operating system.
-type osDir struct{ *handle }
+type osDir struct {
+	*handle
+	// fuse says that it lies on a FUSE filesystem, one that other hosts may
+	// write to. The kernel's pages of a file may then be older than the file.
+	fuse bool
+}
 
 var _ Dir = osDir{}
 
@@ -22,7 +27,12 @@ func OpenDir(path string) (Dir, error) {
 		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 		switch err {
 		case nil:
-			return osDir{newHandle(fd)}, nil
+			var st Statfs
+			if err := unix.Fstatfs(fd, &st); err != nil {
+				unix.Close(fd)
+				return nil, err
+			}
+			return osDir{newHandle(fd), st.Type == unix.FUSE_SUPER_MAGIC}, nil
 		case unix.EINTR:
 		default:
 			return nil, err
@@ -77,6 +87,9 @@ func (d osDir) OpenFile(name string, flags int, perm uint32) (File, error) {
 	if err != nil {
 		return nil, err
 	}
+	if d.fuse {
+		unix.Fadvise(fd, 0, 0, unix.FADV_DONTNEED)
+	}
 	return regular(fd)
 }
 
@@ -98,7 +111,7 @@ func (d osDir) OpenDir(name string) (Dir, error) {
 	if err != nil {
 		return nil, err
 	}
-	return osDir{newHandle(fd)}, nil
+	return osDir{newHandle(fd), d.fuse}, nil
 }
 
 func (d osDir) LinkFile(f File, name string) error {
@@ -136,8 +149,23 @@ func (d osDir) Link(name string, to Dir, newName string) error {
 }
 
 func (d osDir) Rename(name string, to Dir, newName string, flags uint) error {
-	return d.two(name, to, newName, func(from, to int) error {
+	err := d.two(name, to, newName, func(from, to int) error {
 		return unix.Renameat2(from, name, to, newName, flags)
+	})
+	if flags != unix.RENAME_NOREPLACE || err != unix.EINVAL && err != unix.ENOSYS && err != unix.EOPNOTSUPP {
+		return err
+	}
+	// A network filesystem may have no flags. One process has the volume, and
+	// makes a name in one place at a time, so looking first is as good.
+	switch _, err := to.Stat(newName); err {
+	case nil:
+		return unix.EEXIST
+	case unix.ENOENT:
+	default:
+		return err
+	}
+	return d.two(name, to, newName, func(from, to int) error {
+		return unix.Renameat(from, name, to, newName)
 	})
 }
 

@@ -219,6 +219,9 @@ func (v *Volume) where(file *blockfile.File, err error) error {
 	return fmt.Errorf("backing inode %d: %w", st.Ino, err)
 }
 
+// syncsAll reports whether so many files are made durable by one syncfs.
+func (v *Volume) syncsAll(files int) bool { return files >= syncAllFrom && !v.fuseBelow }
+
 // syncHeaders makes durable the headers that may not be.
 func (v *Volume) syncHeaders(files []*blockfile.File) error {
 	var fresh []*blockfile.File
@@ -227,7 +230,7 @@ func (v *Volume) syncHeaders(files []*blockfile.File) error {
 			fresh = append(fresh, file)
 		}
 	}
-	if len(fresh) >= syncAllFrom {
+	if v.syncsAll(len(fresh)) {
 		if err := v.rootDir.SyncAll(); err != nil {
 			return fmt.Errorf("%w: %w", journal.ErrHome, err)
 		}
@@ -256,7 +259,7 @@ func (v *Volume) checkpoint(files []*blockfile.File, through journal.LSN) error 
 			begun = append(begun, c)
 		}
 	}
-	if len(begun) >= syncAllFrom {
+	if v.syncsAll(len(begun)) {
 		err := v.rootDir.SyncAll()
 		for _, c := range begun {
 			c.End(err == nil)

@@ -286,7 +286,9 @@ func (r *renaming) overDir(src, dst *Stat, over *Node) error {
 	if err := r.v.checkEmpty(r.toDir, r.new.name); err != nil {
 		return err
 	}
-	if err := r.exchange(src, dst); err != nil {
+	if err := r.exchange(src, dst); cannotExchange(err) {
+		return r.overDirInSteps(src, dst, over)
+	} else if err != nil {
 		return err
 	}
 	tmp := r.v.tempName()
@@ -297,6 +299,30 @@ func (r *renaming) overDir(src, dst *Stat, over *Node) error {
 	}
 	r.v.dropSidecar(r.fromDir, r.old)
 	r.v.removedDir(r.from, r.old.name, dst, over)
+	r.v.takeApart(tmp)
+	return nil
+}
+
+// cannotExchange reports that the backing filesystem has no RENAME_EXCHANGE.
+func cannotExchange(err error) bool {
+	return errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EOPNOTSUPP)
+}
+
+// overDirInSteps is overDir where nothing can be exchanged. A crash in between
+// leaves nothing under the new name, and the directory under the old one.
+func (r *renaming) overDirInSteps(src, dst *Stat, over *Node) error {
+	tmp := r.v.tempName()
+	if err := r.toDir.Rename(r.new.name, r.v.tmp, tmp, unix.RENAME_NOREPLACE); err != nil {
+		return err
+	}
+	defer r.v.moving(move{r.to, r.new})()
+	if err := r.fromDir.Rename(r.old.name, r.toDir.Dir, r.new.name, unix.RENAME_NOREPLACE); err != nil {
+		return errors.Join(err, r.v.tmp.Rename(tmp, r.toDir.Dir, r.new.name, unix.RENAME_NOREPLACE))
+	}
+	r.v.dropSidecar(r.fromDir, r.old)
+	r.v.removedDir(r.to, r.new.name, dst, over)
+	r.v.table.moved(src.Ino, binding{r.from, r.old.name}, binding{r.to, r.new.name})
+	r.v.renamed(r.v.table.at(src.Ino))
 	r.v.takeApart(tmp)
 	return nil
 }

@@ -68,6 +68,10 @@ type Volume struct {
 	log    *slog.Logger
 	dev    uint64 // of the backing filesystem
 
+	// fuseBelow says that the backing filesystem is a FUSE one, whose server does
+	// not hear of syncfs(2).
+	fuseBelow bool
+
 	meta, tmp, links, journalDir backing.Dir // links is nil where there is none
 	super                        *journal.Super
 	place                        *journal.Place   // of the journal, if not journalDir
@@ -138,6 +142,11 @@ func Open(c Config) (*Volume, error) {
 		return nil, err
 	}
 	v.dev = st.Dev
+	below, err := c.Root.Statfs()
+	if err != nil {
+		return nil, err
+	}
+	v.fuseBelow = below.Type == unix.FUSE_SUPER_MAGIC
 	if err := v.openMeta(c.Root); err != nil {
 		v.closeMeta()
 		return nil, err

@@ -275,20 +275,37 @@ func Cover(scratch, path string) error {
 
 // raiseLo brings the loopback interface up.
 func raiseLo() error {
+	return onInterface("lo", func(fd int, r *unix.Ifreq) error {
+		if err := unix.IoctlIfreq(fd, unix.SIOCGIFFLAGS, r); err != nil {
+			return err
+		}
+		r.SetUint16(r.Uint16() | unix.IFF_UP)
+		return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, r)
+	})
+}
+
+// AddAddress gives the loopback interface one more IPv4 address, for servers
+// that want one other than 127.0.0.1.
+func AddAddress(a [4]byte) error {
+	return onInterface("lo:1", func(fd int, r *unix.Ifreq) error {
+		if err := r.SetInet4Addr(a[:]); err != nil {
+			return err
+		}
+		return unix.IoctlIfreq(fd, unix.SIOCSIFADDR, r)
+	})
+}
+
+func onInterface(name string, do func(fd int, r *unix.Ifreq) error) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
-	r, err := unix.NewIfreq("lo")
+	r, err := unix.NewIfreq(name)
 	if err != nil {
 		return err
 	}
-	if err := unix.IoctlIfreq(fd, unix.SIOCGIFFLAGS, r); err != nil {
-		return err
-	}
-	r.SetUint16(r.Uint16() | unix.IFF_UP)
-	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, r)
+	return do(fd, r)
 }
 
 // Cgroups mounts what dockerd and runc look for where nothing is mounted, as on

@@ -24,6 +24,7 @@ const (
 var (
 	errLayer1 = fmt.Errorf("layer 1: %w", ErrAuth)
 	errLayer2 = fmt.Errorf("layer 2: %w", ErrAuth)
+	errBoth   = fmt.Errorf("both layers: %w", ErrAuth)
 	errUnused = fmt.Errorf("layer 2 field in a single-layer volume: %w", ErrAuth)
 )
 

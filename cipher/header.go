@@ -114,7 +114,10 @@ func (v *Volume) OpenStatic(src []byte) (StaticHeader, *File, error) {
 	if err != nil {
 		return StaticHeader{}, nil, err
 	}
-	if !k.macs.verify(src[headerMAC:], typeStatic, f.id, 0, src[:headerMAC]) || !isZero(src[9:staticEpoch]) || !isZero(src[staticReserved:headerMAC]) {
+	if err := k.macs.verify(src[headerMAC:], typeStatic, f.id, 0, src[:headerMAC]); err != nil {
+		return StaticHeader{}, nil, fmt.Errorf("static header: %w", err)
+	}
+	if !isZero(src[9:staticEpoch]) || !isZero(src[staticReserved:headerMAC]) {
 		return StaticHeader{}, nil, fmt.Errorf("static header: %w", ErrAuth)
 	}
 	return h, f, nil
@@ -174,7 +177,10 @@ func (v *Volume) openStaticCopy(src []byte) (h StaticHeader, f *File, err error)
 	if err != nil {
 		return h, nil, err
 	}
-	if !k.macs.verify(src[copyMAC:], typeCopy, f.id, 0, src[:copyMAC]) || !isZero(src[copyShift+1:copyEpoch]) ||
+	if err := k.macs.verify(src[copyMAC:], typeCopy, f.id, 0, src[:copyMAC]); err != nil {
+		return h, nil, err
+	}
+	if !isZero(src[copyShift+1:copyEpoch]) ||
 		!isZero(src[copyEpoch+4:copyFile]) || !isZero(src[copyReserved:copyMAC]) {
 		return h, nil, ErrAuth
 	}
@@ -215,7 +221,10 @@ func (f *File) OpenHeader(src []byte) (Header, error) {
 	if err != nil {
 		return Header{}, err
 	}
-	if !k.macs.verify(src[headerMAC:], typeHeader, f.id, 0, src[:headerMAC]) || !isZero(src[headerCount+1:headerSize]) ||
+	if err := k.macs.verify(src[headerMAC:], typeHeader, f.id, 0, src[:headerMAC]); err != nil {
+		return Header{}, fmt.Errorf("header: %w", err)
+	}
+	if !isZero(src[headerCount+1:headerSize]) ||
 		!isZero(src[headerEpochs+4*len(h.Epochs):headerMAC]) || h.Size < 0 || h.Size > f.v.layout.MaxSize() || h.Last > f.v.layout.LastGroup(h.Size) {
 		return Header{}, fmt.Errorf("header: %w", ErrAuth)
 	}

@@ -71,16 +71,28 @@ func (m *macs) seal(dst []byte, typ byte, id [16]byte, number uint64, body []byt
 	}
 }
 
-// verify compares MAC1 | MAC2 of a body with read.
-func (m *macs) verify(read []byte, typ byte, id [16]byte, number uint64, body []byte) bool {
+// verify compares MAC1 | MAC2 of a body with read. The error, an ErrAuth, names
+// the layer whose MAC is wrong, or both.
+func (m *macs) verify(read []byte, typ byte, id [16]byte, number uint64, body []byte) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	ok := m.v.double() || isZero(read[m.size:])
+	var wrong [2]bool
 	for i := range int(m.v.params.Layers) {
 		sum := m.layer(i, typ, id, number, body)
-		ok = m.v.plies[i].equal(read[i*m.size:(i+1)*m.size], sum) && ok
+		wrong[i] = !m.v.plies[i].equal(read[i*m.size:(i+1)*m.size], sum)
 	}
-	return ok
+	if !m.v.double() && !isZero(read[m.size:]) {
+		return errUnused
+	}
+	switch wrong {
+	case [2]bool{true, false}:
+		return errLayer1
+	case [2]bool{false, true}:
+		return errLayer2
+	case [2]bool{true, true}:
+		return errBoth
+	}
+	return nil
 }
 
 // isZero reports whether b is zero throughout.

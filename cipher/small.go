@@ -159,7 +159,10 @@ func (v *Volume) openDirID(b []byte) (id DirID, err error) {
 	m := v.small.dirMACs.get()
 	defer v.small.dirMACs.put(m)
 	id = DirID(b[dirIDID:dirIDMAC])
-	if !m.verify(b[dirIDMAC:], typeDirID, id, 0, b[:dirIDMAC]) || !isZero(b[dirIDEpoch+4:dirIDVolume]) {
+	if err := m.verify(b[dirIDMAC:], typeDirID, id, 0, b[:dirIDMAC]); err != nil {
+		return DirID{}, err
+	}
+	if !isZero(b[dirIDEpoch+4 : dirIDVolume]) {
 		return DirID{}, ErrAuth
 	}
 	return id, nil

@@ -79,7 +79,10 @@ func (f *File) OpenTrailer(tagBlock []byte, group uint64) (Trailer, error) {
 	if err != nil {
 		return Trailer{}, err
 	}
-	if !k.macs.verify(b[trailerMAC:], typeTrailer, f.id, group, b[:trailerMAC]) || t.Present&^presentMask(group) != 0 || t.Gap > maxGap(group) {
+	if err := k.macs.verify(b[trailerMAC:], typeTrailer, f.id, group, b[:trailerMAC]); err != nil {
+		return Trailer{}, fmt.Errorf("trailer of group %d: %w", group, err)
+	}
+	if t.Present&^presentMask(group) != 0 || t.Gap > maxGap(group) {
 		return Trailer{}, fmt.Errorf("trailer of group %d: %w", group, ErrAuth)
 	}
 	return t, nil

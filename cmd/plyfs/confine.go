@@ -141,7 +141,7 @@ func (h *hygiene) text() string {
 // askHygiene asks a mount's daemon what protects it; nil where it does not answer.
 func askHygiene(dir, target string) *hygiene {
 	var h hygiene
-	if askDaemon(dir, target, "hygiene", nil, &h, questionTime) != nil {
+	if askDaemon(dir, target, "hygiene", nil, &h, statusTime) != nil {
 		return nil
 	}
 	return &h

@@ -18,7 +18,7 @@ import (
 
 const (
 	// questionTime bounds how long a question may take to arrive.
-	questionTime = 2 * time.Second
+	questionTime = 10 * time.Second
 	// maxQuestion bounds its length in bytes.
 	maxQuestion = 1 << 20
 )

@@ -21,7 +21,7 @@ type journalStatus struct {
 }
 
 // statusTime is how long status waits for a daemon.
-const statusTime = 2 * time.Second
+const statusTime = 10 * time.Second
 
 func (j *journalStatus) String() string {
 	return fmt.Sprintf("%d of %d MiB in use, %d segments, records of %d files", (j.Live+1<<20-1)>>20, j.Size>>20, j.Segments, j.Files)

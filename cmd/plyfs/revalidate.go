@@ -64,7 +64,7 @@ func revalidate(con *console, target string, asJSON bool) error {
 // askKeys asks a mount's daemon about its keys; nil where it does not answer.
 func askKeys(dir, target string) *keyState {
 	var s keyState
-	if askDaemon(dir, target, "keys", nil, &s, questionTime) != nil {
+	if askDaemon(dir, target, "keys", nil, &s, statusTime) != nil {
 		return nil
 	}
 	return &s

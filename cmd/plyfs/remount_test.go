@@ -43,7 +43,7 @@ func TestRemount(t *testing.T) {
 	b.mount("-o", "suid,noatime,log="+filepath.Join(b.dir, "log"))
 	b.write("f", "before")
 
-	b.remount(0, "ro")
+	b.remount(0, "ro,noatime")
 	b.shows("ro", "nodev", "!nosuid", "noatime", "allow_other")
 	if err := os.WriteFile(filepath.Join(b.mnt, "f"), nil, 0o600); !errors.Is(err, unix.EROFS) {
 		t.Errorf("writing to a read-only mount: %v", err)
@@ -52,7 +52,9 @@ func TestRemount(t *testing.T) {
 	b.remount(0, "rw,nosuid,noexec,relatime,log="+filepath.Join(b.dir, "log"))
 	b.shows("!ro", "nosuid", "noexec", "!noatime", "relatime")
 	b.write("f", "after")
-	b.run(exitOK, "mount", "-o", "remount,exec,dev", b.cipher, b.mnt)
+	b.run(exitOK, "mount", "-o", "remount,dev", b.cipher, b.mnt)
+	b.shows("noexec", "!nodev", "nosuid")
+	b.remount(0, "rw")
 	b.shows("!noexec", "!nodev", "nosuid")
 
 	// In the form of mount.fuse3, which adds dev and suid.

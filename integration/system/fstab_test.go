@@ -154,7 +154,7 @@ func TestRemount(t *testing.T) {
 		m.run("mount -o remount,rw,noexec /mnt/v && echo more >>/mnt/v/f")
 		m.wantMounted("/mnt/v", "/srv/v", "rw", "noexec", "nosuid", "nodev")
 		m.fails(1, "mount -o remount,layers=1 /mnt/v", `cannot change this option: "layers"`)
-		m.run("umount /mnt/v && mount -t plyfs -o accept-rollback /srv/copy /mnt/v && grep -qx content /mnt/v/f && umount /mnt/v")
+		m.run("umount /mnt/v && mount -t plyfs -o ro,accept-rollback /srv/copy /mnt/v && grep -qx content /mnt/v/f && umount /mnt/v")
 	}
 }
 

@@ -5,8 +5,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -20,7 +22,41 @@ var env struct {
 	base    string // what installing the package changed, once it was
 }
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
+// ownNamespace is set in the process that has a mount namespace of its own.
+const ownNamespace = "PLYFS_SYSTEM_NS"
+
+// TestMain runs the tests in a mount namespace of their own: one that another
+// process makes meanwhile would hold the mounts of these tests, and an unmount
+// would wait for it.
+func TestMain(m *testing.M) {
+	if os.Getenv(ownNamespace) != "" {
+		leaveOthers()
+		os.Exit(run(m))
+	}
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Env = append(os.Environ(), ownNamespace+"=1")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+	runtime.LockOSThread() // whose end would be the child's
+	err := cmd.Run()
+	if err != nil && cmd.ProcessState == nil {
+		fmt.Fprintln(os.Stderr, "system:", err)
+		os.Exit(1)
+	}
+	os.Exit(cmd.ProcessState.ExitCode())
+}
+
+// leaveOthers keeps this namespace from holding volumes that are mounted in
+// the one it was made from.
+func leaveOthers() {
+	unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, "") // fails in a chroot, where there is no mount at /
+	b, _ := os.ReadFile("/proc/self/mounts")
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) > 2 && f[2] == "fuse.plyfs" {
+			unix.Unmount(f[1], unix.MNT_DETACH)
+		}
+	}
+}
 
 func run(m *testing.M) int {
 	unix.Umask(0o022)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"net"
 	"os"
+	"os/exec"
 	"regexp"
 	"strings"
 	"testing"
@@ -88,17 +89,7 @@ func TestService(t *testing.T) {
 	m.run("p='--data-passphrase-file /srv/creds/data-passphrase --infra-passphrase-file /srv/creds/infra-passphrase'; " +
 		"plyfs keystore init $p && plyfs init $p /srv/v && mkdir /mnt/v")
 	m.write("/etc/plyfs/mounts/mnt-v.conf", "CIPHERDIR=/srv/v\nOPTIONS=cluster=default,noatime\n", 0o644)
-	unit := m.read("/lib/systemd/system/plyfs@.service")
-	setting := func(name string) string {
-		t.Helper()
-		found := regexp.MustCompile(`(?m)^` + name + `=-?(.*)$`).FindStringSubmatch(unit)
-		if found == nil {
-			t.Fatalf("the unit has no %s", name)
-		}
-		// Each word is one argument, whatever a variable holds.
-		words := regexp.MustCompile(`\$\{(\w+)\}`).ReplaceAllString(found[1], `"$$$1"`)
-		return strings.NewReplacer("%f", "/mnt/v", "%i", "mnt-v").Replace(words)
-	}
+	setting := m.unit(t, "plyfs@.service", "mnt-v", "/mnt/v")
 	if setting("Type") != "notify" || setting("NotifyAccess") != "main" {
 		t.Error("the unit does not wait for readiness")
 	}
@@ -116,9 +107,7 @@ func TestService(t *testing.T) {
 	}
 	for _, stop := range []string{setting("ExecStop"), "kill -TERM $MAINPID", "umount /mnt/v"} {
 		var out bytes.Buffer
-		// An environment file of systemd sets variables without exporting them
-		// to a shell's syntax; these have none.
-		service := m.sh(setting("Environment") + "; . " + setting("EnvironmentFile") + "; exec " + setting("ExecStart"))
+		service := m.service(setting)
 		service.Env = append(service.Env, "NOTIFY_SOCKET=/run/notify", "CREDENTIALS_DIRECTORY=/srv/creds")
 		service.Stdout, service.Stderr = &out, &out
 		check(t, service.Start())
@@ -140,4 +129,27 @@ func TestService(t *testing.T) {
 	}
 	// Without its settings it does not start, and says why.
 	m.fails(2, setting("Environment")+"; exec "+setting("ExecStart"), "plyfs: error:")
+}
+
+// unit returns how to look up the settings of a template's instance, in the
+// syntax of a shell.
+func (m *machine) unit(t *testing.T, name, instance, path string) func(setting string) string {
+	t.Helper()
+	text := m.read("/lib/systemd/system/" + name)
+	return func(setting string) string {
+		t.Helper()
+		found := regexp.MustCompile(`(?m)^` + setting + `=-?(.*)$`).FindStringSubmatch(text)
+		if found == nil {
+			t.Fatalf("%s has no %s", name, setting)
+		}
+		// Each word is one argument, whatever a variable holds.
+		words := regexp.MustCompile(`\$\{(\w+)\}`).ReplaceAllString(found[1], `"$$$1"`)
+		return strings.NewReplacer("%f", path, "%i", instance).Replace(words)
+	}
+}
+
+// service prepares to run a unit's command with its variables. What its file
+// of variables holds means the same to a shell.
+func (m *machine) service(setting func(string) string) *exec.Cmd {
+	return m.sh(setting("Environment") + "; . " + setting("EnvironmentFile") + "; exec " + setting("ExecStart"))
 }

@@ -61,7 +61,9 @@ EOF
 		licence=$(find "$dir" -maxdepth 1 -iname 'licen[sc]e*' | sort | head -n 1)
 		[ -n "$licence" ] || { echo "build.sh: no licence in $dir" >&2; exit 1; }
 		printf '\nFiles: %s/*\nCopyright: as the licence says\nLicense: %s\n' "$module" "${module//\//-}"
-		sed -e 's/[[:space:]]*$//' -e 's/^$/./' -e 's/^/ /' "$licence"
+		# Debian has the text of the GPL, where that is the other choice.
+		sed -e 's/[[:space:]]*$//' -e 's/^$/./' -e 's/^/ /' \
+			-e 's,^ Full text of gpl-2.0.txt:, It is in /usr/share/common-licenses/GPL-2.,;T' -e q "$licence"
 	done
 } >"$STAGE/$doc/copyright"
 

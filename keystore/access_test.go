@@ -14,6 +14,7 @@ import (
 type fakeProvider struct {
 	err     error // of every call
 	short   bool  // gives back half a secret
+	other   bool  // gives back another secret
 	unwraps int
 }
 
@@ -32,7 +33,11 @@ func (f *fakeProvider) Unwrap(_ context.Context, n Names, wrapped []byte) ([]byt
 	case f.short:
 		secret = secret[:16]
 	}
-	return bytes.Clone(secret), nil
+	secret = bytes.Clone(secret)
+	if f.other {
+		secret[0] ^= 1
+	}
+	return secret, nil
 }
 
 // fakeProviders are a host's configuration.

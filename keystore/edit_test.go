@@ -99,7 +99,7 @@ func TestEditorRefuses(t *testing.T) {
 	ctx := context.Background()
 	fleet := newFleet(t)
 	a := StoreAccess(fleet[0], fleet[1])
-	a.Providers = fakeProviders{"cmk": {}, "denies": {err: ErrDenied}, "down": {err: errors.New("no route")}, "short": {short: true}}
+	a.Providers = fakeProviders{"cmk": {}, "denies": {err: ErrDenied}, "down": {err: errors.New("no route")}, "short": {short: true}, "other": {other: true}}
 	b, _ := newVolumeOf(t, fleet, groupA)
 	single, _ := newConfig(t, 1, fleet[0], nil)
 	const l = cipher.LayerData
@@ -114,6 +114,7 @@ func TestEditorRefuses(t *testing.T) {
 		{"provider that denies", func(e *Editor) error { return e.AddProvider(ctx, l, groupA, "denies") }, ErrDenied},
 		{"provider that is down", func(e *Editor) error { return e.AddProvider(ctx, l, groupA, "down") }, ErrUnavailable},
 		{"provider that gives back something else", func(e *Editor) error { return e.AddProvider(ctx, l, groupA, "short") }, ErrTampered},
+		{"provider that gives back another secret", func(e *Editor) error { return e.AddProvider(ctx, l, groupA, "other") }, ErrTampered},
 		{"no passphrase", func(e *Editor) error { return e.AddRecovery(l, "safe", nil, fastArgon2) }, ErrUsage},
 		{"bad recovery name", func(e *Editor) error { return e.AddRecovery(l, "", []byte("p"), fastArgon2) }, ErrName},
 		{"endless Argon2id", func(e *Editor) error { return e.AddRecovery(l, "safe", []byte("p"), Argon2{99, 64, 1}) }, ErrUsage},

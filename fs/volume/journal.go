@@ -113,13 +113,26 @@ func (v *Volume) dropRemoved() ([]cipher.FileID, error) {
 	return gone, nil
 }
 
-// reapDelay is how long removed files are collected before their records, and
-// with their descriptors their space, are given up.
-const reapDelay = time.Second
+// Removed files are collected for reapDelay before their records, and with their
+// descriptors their space, are given up; longer, up to reapAtMost, where syncing
+// the backing filesystem takes long: it is to take no more than a reapShare of the
+// time.
+const (
+	reapDelay  = time.Second
+	reapAtMost = 20 * time.Second
+	reapShare  = 20
+)
+
+// reapAfter is how long to collect removed files when the last time it took so
+// long to drop some.
+func reapAfter(took time.Duration) time.Duration {
+	return min(max(reapDelay, took*reapShare), reapAtMost)
+}
 
 // reaper drops removed files soon, so that their space becomes free.
 func (v *Volume) reaper() {
 	defer v.workers.Done()
+	delay := reapDelay
 	for {
 		select {
 		case <-v.stop:
@@ -129,13 +142,15 @@ func (v *Volume) reaper() {
 		select {
 		case <-v.stop:
 			return
-		case <-time.After(reapDelay):
+		case <-time.After(delay):
 		}
 		var err error
 		v.homing.Lock()
+		start := time.Now()
 		if !v.resting.Load() {
 			_, err = v.dropRemoved()
 		}
+		delay = reapAfter(time.Since(start))
 		v.homing.Unlock()
 		if err != nil {
 			v.complain("removed files cannot be dropped yet", "err", err)

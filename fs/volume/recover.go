@@ -93,6 +93,7 @@ type walk struct {
 	again bool                   // for a reason that may pass
 	seen  map[cipher.FileID]bool // of files without a readable name
 	hints map[uint64]bool        // inode numbers in records, which may be wrong
+	brief bool                   // only files are looked at that are hinted at
 }
 
 // lookAtAll ends early, without having cleared v.unclean, when v.stop or stop
@@ -100,6 +101,7 @@ type walk struct {
 func (v *Volume) lookAtAll(stop <-chan struct{}) {
 	defer v.walk.Done()
 	w := &walk{v: v, stop: stop, seen: map[cipher.FileID]bool{}, hints: v.hints()}
+	w.lookForHinted()
 	whole := w.lookAt(RootID)
 	for whole {
 		list := v.moved.take()
@@ -127,6 +129,22 @@ func (v *Volume) lookAtAll(stop <-chan struct{}) {
 	v.log.Info("every file was looked at after the unclean stop", "files", w.files)
 	if v.journal != nil {
 		v.journal.Kick()
+	}
+}
+
+// lookForHinted opens the files first that records of the journal name by their
+// inode numbers: a full journal waits for them, and reading directories is much
+// faster than opening all that is in them. What it misses, or takes for another
+// file, is none the worse: the walk that follows looks at everything.
+func (w *walk) lookForHinted() {
+	if len(w.hints) == 0 {
+		return
+	}
+	w.brief = true
+	w.lookAt(RootID)
+	w.brief, w.blind, w.again, w.files = false, false, false, 0
+	if w.v.journal != nil {
+		w.v.journal.Kick()
 	}
 }
 
@@ -169,7 +187,12 @@ func (w *walk) dropLost() {
 			v.log.Info("records of files that no longer exist were dropped", "files", lost)
 			return
 		}
-		if err := v.rootDir.SyncAll(); err != nil {
+		// An error of writeback is told to one caller: not while a checkpoint
+		// waits for its own.
+		v.homing.Lock()
+		err := v.rootDir.SyncAll()
+		v.homing.Unlock()
+		if err != nil {
 			v.log.Error("removals cannot be made durable: records of files that no longer exist stay", "err", err)
 			return
 		}
@@ -311,6 +334,9 @@ func (w *walk) lookAtDir(id NodeID) (dirs []NodeID, ok bool) {
 	var entries []DirEntry
 	listed := map[string]bool{}
 	err = h.read(0, func(e DirEntry) bool {
+		if w.brief && e.Kind == unix.S_IFREG && !w.hints[e.Ino] {
+			return true
+		}
 		listed[e.back] = true
 		if e.back != "" && (e.Kind == unix.S_IFREG || e.Kind == unix.S_IFDIR || e.Kind == 0) {
 			entries = append(entries, e)
@@ -321,7 +347,9 @@ func (w *walk) lookAtDir(id NodeID) (dirs []NodeID, ok bool) {
 		v.complain("directory cannot be looked at", "err", err)
 		w.failed(err)
 	}
-	w.lookAtUnnamed(h.n, listed)
+	if !w.brief {
+		w.lookAtUnnamed(h.n, listed)
+	}
 	for _, e := range entries {
 		select {
 		case <-v.stop:

@@ -35,7 +35,7 @@ ARGS ?=
 # The frozen Go Cryptographic Module of plyfs-fips: v1.0.0 has a certificate.
 GOFIPS140_VERSION ?= v1.0.0
 
-.PHONY: help fips build core programs deb deps demo test check unit race crash powercut hotpath fuzz fuzz-short integration providers mysql-short mysql docker gluster system fresh bench clean
+.PHONY: help fips build core programs deb deps demo test check unit race crash powercut hotpath fuzz fuzz-short integration providers mysql-short mysql docker docker-plugin gluster system fresh bench clean
 
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  \1\t/' | expand -t 16
@@ -147,6 +147,9 @@ soak: core ## databases under load, restarts, kills and backups, for SOAK (root,
 
 system: deb ## installed from its package: mount(8), fstab, systemd, users, upgrades (root)
 	PLYFS_DEB="$$(ls -t '$(CURDIR)'/bin/plyfs_*.deb | head -n 1)" CGO_ENABLED=0 $(GO) test -count=1 -timeout 10m ./integration/system $(ARGS)
+
+docker-plugin: build ## bin/docker-plugin, for docker plugin create NAME bin/docker-plugin
+	cmd/plyfs/packaging/docker/build.sh bin/docker-plugin bin/plyfs
 
 gluster: build ## ciphertext on GlusterFS, two bricks and two hosts (root)
 	PLYFS_GLUSTER=1 PLYFS_BIN='$(CURDIR)/bin/plyfs' CGO_ENABLED=0 $(GO) test -count=1 -timeout 15m ./integration/gluster $(ARGS)

@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -36,8 +37,14 @@ func TestMain(m *testing.M) {
 		fmt.Println("mysql: skipped, needs root")
 		os.Exit(0)
 	}
+	if os.Getenv(ownNamespace) == "" {
+		os.Exit(rerun())
+	}
 	unix.Umask(0o022)
-	err := setUp(mode)
+	err := leaveOthers()
+	if err == nil {
+		err = setUp(mode)
+	}
 	code := 1
 	if err == nil {
 		interrupted := make(chan os.Signal, 1)
@@ -57,6 +64,50 @@ func TestMain(m *testing.M) {
 		code = 1
 	}
 	os.Exit(code)
+}
+
+// ownNamespace says that this process has a mount namespace of its own: the
+// mounts in it are shared with the servers' namespaces, and so with whatever
+// others take away there, but for that.
+const ownNamespace = "PLYFS_MYSQL_NAMESPACE"
+
+// rerun runs this program again in a mount namespace of its own, and returns its
+// exit code.
+func rerun() int {
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Env = append(os.Environ(), ownNamespace+"=1")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGTERM}
+	runtime.LockOSThread() // whose end would be the child's
+	signal.Ignore(syscall.SIGINT, syscall.SIGTERM)
+	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
+		fmt.Fprintln(os.Stderr, "mysql:", err)
+		return 1
+	}
+	if code := cmd.ProcessState.ExitCode(); code >= 0 {
+		return code
+	}
+	return 1 // by a signal
+}
+
+// leaveOthers parts this namespace from the one it was made from, so that what
+// is mounted and unmounted in the one does not reach the other, and keeps it
+// from holding volumes that are mounted there.
+func leaveOthers() error {
+	b, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return err
+	}
+	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+	for i := len(lines) - 1; i >= 0; i-- {
+		f := strings.Fields(lines[i])
+		_, source, _ := strings.Cut(lines[i], " - ")
+		// What another mount covers is out of reach, and then stays.
+		if unix.Mount("", f[4], "", unix.MS_PRIVATE, "") == nil && strings.HasPrefix(source, "fuse.") {
+			unix.Unmount(f[4], unix.MNT_DETACH)
+		}
+	}
+	return nil
 }
 
 func setUp(mode string) error {

@@ -292,3 +292,35 @@ func TestSuspendEndsAFreeze(t *testing.T) {
 	}
 	must(t, h.Close())
 }
+
+// What a stream wrote straight home, and no record says of yet, is as durable.
+func TestStreamIsDurableBeforeTheKeysGo(t *testing.T) {
+	v := newVolume(t, 4096)
+	h := v.makeFile("f", nil)
+	part := bytes.Repeat([]byte("content."), 1<<13)
+	const parts = 64 // 4 MiB, of which the last three stream
+	for i := range int64(parts) {
+		_, err := h.WriteAt(part, i*int64(len(part)), Writer{})
+		must(t, err)
+	}
+	must(t, v.Suspend(nil))
+	must(t, h.Close())
+	must(t, v.Close())
+	must(t, v.cipher.Restore(theKeys))
+	v.open()
+	e, err := v.Lookup(RootID, "f")
+	must(t, err)
+	defer v.Forget(e.ID, 1)
+	h, err = v.Open(e.ID, OpenOptions{})
+	must(t, err)
+	defer h.Close()
+	if n := h.Size(); n != parts*int64(len(part)) {
+		t.Fatalf("%d bytes, want %d", n, parts*len(part))
+	}
+	got := make([]byte, len(part))
+	for i := range int64(parts) {
+		if _, err := h.ReadAt(got, i*int64(len(part))); err != nil || !bytes.Equal(got, part) {
+			t.Fatalf("part %d: %v", i, err)
+		}
+	}
+}

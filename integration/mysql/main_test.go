@@ -252,6 +252,17 @@ func command(t testing.TB, cmd *exec.Cmd) string {
 	return string(out)
 }
 
+// lastLines is the end of s, so many lines of it, long ones cut: a server that
+// crashes writes down the statement.
+func lastLines(s string, n int) string {
+	lines := strings.Split(strings.TrimSpace(s), "\n")
+	lines = lines[max(0, len(lines)-n):]
+	for i, line := range lines {
+		lines[i] = head(line, 250)
+	}
+	return strings.Join(lines, "\n")
+}
+
 // head is the beginning of s, at most n bytes.
 func head(s string, n int) string { return s[:min(len(s), n)] }
 

@@ -43,7 +43,7 @@ func newServer(t testing.TB, p *product, dir string, opts ...string) *server {
 	t.Cleanup(func() {
 		s.kill()
 		if t.Failed() {
-			t.Logf("%s's log:\n%s", p.name, tail(s.log(), 6000))
+			t.Logf("%s's log:\n%s", p.name, lastLines(s.log(), 60))
 		}
 		if os.Getenv("PLYFS_KEEP") == "" {
 			os.RemoveAll(s.run)

@@ -1,6 +1,7 @@
 package mysql
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -195,17 +196,24 @@ func cleanUp() error {
 
 // removeStale takes away mounts and files of a run that was killed.
 func removeStale(base string) {
-	old, _ := filepath.Glob(filepath.Join(base, "plyfs-mysql-*"))
-	for _, dir := range old {
-		pid, err := strconv.Atoi(strings.TrimPrefix(filepath.Base(dir), "plyfs-mysql-"))
-		if err != nil || unix.Kill(pid, 0) == nil {
-			continue
-		}
+	for _, dir := range staleRuns(base) {
 		for _, m := range mountsBelow(dir) {
 			unix.Unmount(m, unix.MNT_DETACH)
 		}
 		os.RemoveAll(dir)
 	}
+}
+
+// staleRuns lists the scratch directories in base of processes that are gone.
+func staleRuns(base string) (stale []string) {
+	all, _ := filepath.Glob(filepath.Join(base, "plyfs-mysql-*"))
+	for _, dir := range all {
+		pid, err := strconv.Atoi(strings.TrimPrefix(filepath.Base(dir), "plyfs-mysql-"))
+		if err == nil && errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
+			stale = append(stale, dir)
+		}
+	}
+	return stale
 }
 
 // mountsBelow lists mount points at or below dir, innermost first.

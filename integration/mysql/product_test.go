@@ -62,9 +62,10 @@ func sidTree() (string, error) {
 // place in the tree.
 func (p *product) identify() error {
 	if p.root != "" {
-		// An empty directory is what a run that was killed leaves there.
-		old, _ := filepath.Glob(filepath.Join(p.root, filepath.Dir(env.scratch), "plyfs-mysql-*"))
-		for _, dir := range old {
+		// An empty directory is what a run that was killed leaves there. That of
+		// one that still runs must stay: to remove it takes away what is mounted
+		// there in the namespaces of that run's servers.
+		for _, dir := range staleRuns(filepath.Join(p.root, filepath.Dir(env.scratch))) {
 			os.Remove(dir)
 		}
 		if err := os.MkdirAll(filepath.Join(p.root, env.scratch), 0o755); err != nil {

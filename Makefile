@@ -35,7 +35,7 @@ ARGS ?=
 # The frozen Go Cryptographic Module of plyfs-fips: v1.0.0 has a certificate.
 GOFIPS140_VERSION ?= v1.0.0
 
-.PHONY: help fips build core programs deb deps demo test check unit race crash powercut hotpath fuzz fuzz-short integration providers mysql-short mysql docker docker-plugin gluster system fresh bench clean
+.PHONY: help fips build core programs deb deb-keys deps demo test check unit race crash powercut hotpath fuzz fuzz-short integration providers mysql-short mysql docker docker-plugin gluster system fresh bench clean
 
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  \1\t/' | expand -t 16
@@ -60,6 +60,10 @@ programs: ## bin/plyfs-key-cloud, bin/plyfs-key-tpm and, where there is gcc, bin
 
 deb: core ## bin/plyfs_VERSION_ARCH.deb, the Debian package
 	GO='$(GO)' cmd/plyfs/packaging/build.sh bin '$(VERSION)'
+
+deb-keys: programs ## packages of the programs for customer-managed keys
+	@for p in bin/plyfs-key-*; do case $$p in *.deb) ;; *) \
+	   GO='$(GO)' cmd/plyfs/packaging/build.sh bin '$(VERSION)' "$${p#bin/}"; esac; done
 
 deps: ## install what tests and demo need and this machine lacks (apt)
 	@integration/deps.sh test
@@ -145,7 +149,7 @@ soak: core ## databases under load, restarts, kills and backups, for SOAK (root,
 	@integration/deps.sh test
 	PLYFS_MYSQL=long PLYFS_SOAK=$(SOAK) PLYFS_BIN='$(CURDIR)/bin/plyfs' CGO_ENABLED=0 $(GO) test -count=1 -timeout 0 -v -run 'TestSoak$$' ./integration/mysql
 
-system: deb ## installed from its package: mount(8), fstab, systemd, users, upgrades (root)
+system: deb deb-keys ## installed from its package: mount(8), fstab, systemd, users, upgrades (root)
 	PLYFS_DEB="$$(ls -t '$(CURDIR)'/bin/plyfs_*.deb | head -n 1)" CGO_ENABLED=0 $(GO) test -count=1 -timeout 10m ./integration/system $(ARGS)
 
 docker-plugin: build ## bin/docker-plugin, for docker plugin create NAME bin/docker-plugin

@@ -108,7 +108,13 @@ func TestPurge(t *testing.T) {
 
 // The package in itself.
 func TestPackage(t *testing.T) {
-	cmd := exec.Command("lintian", "--profile", "debian", "--fail-on", "error,warning", "--allow-root", env.deb)
+	version := field(t, env.deb, "Version")
+	keys, err := filepath.Glob(filepath.Join(filepath.Dir(env.deb), "plyfs-key-*_"+version+"_*.deb"))
+	check(t, err)
+	if len(keys) < 2 {
+		t.Errorf("packages of the programs for keys: %q", keys)
+	}
+	cmd := exec.Command("lintian", append([]string{"--profile", "debian", "--fail-on", "error,warning", "--allow-root", env.deb}, keys...)...)
 	if out, err := cmd.CombinedOutput(); err != nil || len(out) > 0 {
 		t.Errorf("lintian: %v\n%s", err, out)
 	}
@@ -116,7 +122,11 @@ func TestPackage(t *testing.T) {
 		t.Errorf("it depends on %q", d)
 	}
 	m := installed(t)
-	for _, page := range []string{"1 plyfs", "8 mount.plyfs", "8 mount.fuse.plyfs", "8 umount.fuse.plyfs"} {
+	for _, deb := range keys {
+		m.install(deb)
+		m.run("test -x /usr/bin/" + field(t, deb, "Package"))
+	}
+	for _, page := range []string{"1 plyfs", "5 plyfs-providers", "7 plyfs-mysql", "8 mount.plyfs", "8 mount.fuse.plyfs", "8 umount.fuse.plyfs"} {
 		if out := m.run("man -P cat " + page + " 2>&1"); len(out) < 1000 {
 			t.Errorf("man %s: %s", page, out)
 		}

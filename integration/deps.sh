@@ -39,6 +39,7 @@ fusermount3         fuse3
 gcc                 gcc
 groff               groff-base
 lintian             lintian
+file                file
 man                 man-db
 systemd-analyze     systemd
 zsh                 zsh

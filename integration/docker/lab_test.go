@@ -185,7 +185,7 @@ func (l *lab) close() error {
 	mounts, err := cell.Mounts()
 	errs = append(errs, err)
 	for _, m := range mounts {
-		if strings.HasPrefix(m.Target, l.dir+"/") {
+		if m.Type == "fuse.plyfs" || m.Type == "overlay" && strings.HasPrefix(m.Target, l.dir+"/") {
 			errs = append(errs, fmt.Errorf("still mounted at the end: %v", m))
 		}
 	}

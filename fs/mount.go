@@ -87,11 +87,10 @@ func mount(mountpoint string, raw rawVolume, o Options, logger *slog.Logger) (*S
 		server.Serve()
 		close(s.served)
 	}()
-	if err := server.WaitMount(); err != nil {
-		unix.Unmount(mountpoint, unix.MNT_DETACH)
-		<-s.served
-		return nil, fmt.Errorf("mount %s: %w", mountpoint, err)
-	}
+	// NewServer returns with the mount made and INIT answered. go-fuse's WaitMount
+	// would open a file of the mount here and close it again, for programs that
+	// read their own mount; killed in between, the process waits in the kernel for
+	// itself to answer that close, for ever.
 	if err := setReadAhead(mountpoint); err != nil {
 		logger.Info("read-ahead stays at the system's default", "err", err)
 	}

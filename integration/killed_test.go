@@ -1,0 +1,49 @@
+package integration
+
+import (
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestKilledWhileMounting kills daemons just as their mounts come up: none may
+// stay in the kernel, waiting for an answer that it should give itself.
+func TestKilledWhileMounting(t *testing.T) {
+	v := newVolume(t)
+	defer v.close(t)
+	for range 25 {
+		cmd := exec.Command(env.bin, "mount", "--keystore", v.keys, "-f", v.cipher, v.mnt)
+		cmd.Env = append(plyfsEnv(), "XDG_STATE_HOME="+filepath.Join(v.root, "state"))
+		p, err := spawn(cmd)
+		check(t, err)
+		for end := time.Now().Add(startTimeout); !inMountTable(t, v.mnt); time.Sleep(time.Millisecond / 4) {
+			if p.exited() || time.Now().After(end) {
+				p.dump()
+				t.Fatal("no mount")
+			}
+		}
+		time.Sleep(time.Duration(rand.IntN(8000)) * time.Microsecond)
+		p.signal(unix.SIGKILL)
+		if !p.wait(startTimeout) {
+			unix.Unmount(v.mnt, unix.MNT_FORCE) // which frees it
+			p.wait(startTimeout)
+			t.Fatal("a daemon that was killed waits for its own mount")
+		}
+		for inMountTable(t, v.mnt) {
+			check(t, unix.Unmount(v.mnt, unix.MNT_DETACH))
+		}
+	}
+}
+
+func inMountTable(t *testing.T, path string) bool {
+	t.Helper()
+	b, err := os.ReadFile("/proc/self/mountinfo")
+	check(t, err)
+	return strings.Contains(string(b), " "+path+" ")
+}

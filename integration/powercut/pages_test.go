@@ -17,9 +17,9 @@ import (
 
 // pages overwrites 16 KiB pages in place, 32 at a time and then fsync, as a
 // database flushes its pool without a doublewrite buffer. No page may be torn:
-// by O_DIRECT, buffered, by native asynchronous I/O, one with vectors.
+// by O_DIRECT, buffered, by native asynchronous I/O, by io_uring, one with vectors.
 type pages struct {
-	files [4]pageFile
+	files [5]pageFile
 }
 
 type pageFile struct {
@@ -43,10 +43,11 @@ const (
 )
 
 func newPages() *pages {
-	return &pages{[4]pageFile{
+	return &pages{[5]pageFile{
 		{name: "direct", flags: unix.O_DIRECT, write: writeEach},
 		{name: "buffered", write: writeEach},
 		{name: "aio", flags: unix.O_DIRECT, write: writeAsync},
+		{name: "uring", flags: unix.O_DIRECT, write: writeUring},
 		{name: "vector", flags: unix.O_DIRECT, write: writeVector},
 	}}
 }

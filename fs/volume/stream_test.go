@@ -136,6 +136,14 @@ var streamScripts = map[string]func(r *crashRun){
 		r.sync("a", true)
 		r.checkpointAll()
 	},
+	"cut, a hole, stream": func(r *crashRun) {
+		r.checkpointAll()
+		r.truncate("b", 30_000)
+		r.truncate("b", 393_216)
+		r.grow("b", 700_000)
+		r.sync("b", true)
+		r.checkpointAll()
+	},
 	"stream, grow": func(r *crashRun) {
 		r.grow("a", 200_000)
 		r.streams("a", true)

@@ -18,7 +18,10 @@ PATH=$PATH:/usr/local/go/bin:/usr/local/sbin:/usr/sbin:/sbin
 if [ -z "${PLYFS_DEB_NS:-}" ]; then
 	PLYFS_DEB_NS=1 exec unshare --mount --propagation unchanged integration/deb.sh "$@"
 fi
-awk '$3 == "fuse.plyfs" { print $2 }' /proc/self/mounts | xargs -r -n 1 umount -i -l 2>/dev/null || true
+# One that stays shared is left alone: it is the same mount outside.
+awk '$3 == "fuse.plyfs" { print $2 }' /proc/self/mounts | while read -r m; do
+	mount --make-private "$m" 2>/dev/null && umount -i -l "$m" || true
+done
 deb=${1:-$(ls -t bin/plyfs_*.deb 2>/dev/null | head -n 1)}
 if [ -z "$deb" ]; then
 	make deb

@@ -82,6 +82,7 @@ type File struct {
 	probed   int64 // a length that the backing file can have
 
 	streamFrom int64
+	noAllocate atomic.Bool            // the backing filesystem gives no space ahead: no streams
 	stream     atomic.Pointer[stream] // nil if none
 	inlined    atomic.Int64           // new bytes in the journal that were not committed, set under the lock of the end
 	failure    atomic.Pointer[error]  // sticky, of writing home

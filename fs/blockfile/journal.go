@@ -186,7 +186,7 @@ func (f *File) probe(physical int64) error {
 		return nil
 	}
 	const block = cipher.TagBlockSize
-	if err := allocated(f.b.Allocate(unix.FALLOC_FL_KEEP_SIZE, (physical-1)/block*block, block)); err != nil {
+	if err := f.allocated(f.b.Allocate(unix.FALLOC_FL_KEEP_SIZE, (physical-1)/block*block, block)); err != nil {
 		return err
 	}
 	f.probed = physical
@@ -194,9 +194,10 @@ func (f *File) probe(physical int64) error {
 }
 
 // allocated is what to make of the answer to an allocation: a filesystem that
-// cannot tells of a lack of space later.
-func allocated(err error) error {
+// cannot tells of a lack of space later, when a stream could not be taken back.
+func (f *File) allocated(err error) error {
 	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
+		f.noAllocate.Store(true)
 		return nil
 	}
 	return err
@@ -381,12 +382,18 @@ func (f *File) Times() (mtime, changed unix.Timespec) {
 
 // Live reports whether some of the content is in the journal alone, or has no
 // record yet.
-func (f *File) Live() bool { return f.j != nil && (f.j.Live() || f.stream.Load() != nil) }
+func (f *File) Live() bool {
+	// In this order: a stream gets its record before it is over.
+	return f.j != nil && (f.stream.Load() != nil || f.j.Live())
+}
 
 // Failure returns why what was written can no longer become durable, if so.
 func (f *File) Failure() error {
 	if f.j == nil {
 		return nil
+	}
+	if err := f.failed(); err != nil {
+		return err
 	}
 	return f.j.Failure()
 }
@@ -428,7 +435,11 @@ func (f *File) syncHome() error {
 	names, attrs := f.names.Load(), f.attrs.Load()
 	if err := f.b.Sync(); err != nil {
 		f.syncErrs.Add(1)
-		return home(err)
+		err = home(err)
+		if f.headerNew.Load() && !f.closed.Load() {
+			f.fail(err) // the kernel may have dropped the header, and the next sync would not tell
+		}
+		return err
 	}
 	f.syncedNames.Store(names)
 	f.syncedAttrs.Store(attrs)

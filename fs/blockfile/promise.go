@@ -148,7 +148,7 @@ func (f *File) allocateHoles(ch *change, first, next uint64) error {
 // allocate gives home space. A filesystem that cannot tells of a lack of space
 // later.
 func (f *File) allocate(off, n int64) error {
-	return allocated(f.b.Allocate(unix.FALLOC_FL_KEEP_SIZE, off, n))
+	return f.allocated(f.b.Allocate(unix.FALLOC_FL_KEEP_SIZE, off, n))
 }
 
 // lockEnd holds off all that makes the file grow or adds groups to it, and
@@ -183,7 +183,7 @@ func (f *File) cutFrom(count uint64) error {
 		}
 		from, to := f.layout.TagOffset(n), f.layout.TagOffset(next)
 		if from < to {
-			if err := f.b.Allocate(unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, from, to-from); allocated(err) != nil {
+			if err := f.b.Allocate(unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, from, to-from); f.allocated(err) != nil {
 				return err
 			} else if err != nil { // it cannot
 				return f.cutEnd(from)

@@ -113,7 +113,7 @@ func (f *File) tryStream(p []byte, off int64) (done bool, err error) {
 // committed. It stays true only under a
 // lock on all from the end on.
 func (f *File) streams(off, end, size int64) bool {
-	if off != size || f.inlined.Load() < f.streamFrom {
+	if off != size || f.inlined.Load() < f.streamFrom || f.noAllocate.Load() {
 		return false
 	}
 	return uint64((end-1)/f.bs) >= f.homeFrom(off) && f.j.VoidFrom() == journal.NoCut && f.streamRoom(off) <= f.journal.MaxSpace()
@@ -276,6 +276,7 @@ func (f *File) beginStream(ch *change) {
 // cannot be taken back ends the writing of the file.
 func (f *File) unstream(ch *change, cause error) {
 	err := f.restoreHome(ch)
+	ch.stream.writes.Add(1) // a flush that is under way may have met what is restored
 	if err == nil && f.stream.Load() == nil { // no record of the stream's comes that makes it durable
 		err = f.datasync()
 	}
@@ -291,7 +292,7 @@ func (f *File) unstream(ch *change, cause error) {
 // written again, a short last one.
 func (f *File) restoreHome(ch *change) error {
 	s := ch.stream
-	if int64(ch.extents[0].first)*f.bs < ch.oldSize {
+	if int64(max(ch.extents[0].first, s.home))*f.bs < ch.oldSize {
 		return fmt.Errorf("block %d, not committed, was being written again: %w", ch.extents[0].first, journal.ErrHome)
 	}
 	if size := ch.oldSize; f.stream.Load() != nil {

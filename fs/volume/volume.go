@@ -164,6 +164,13 @@ func Open(c Config) (*Volume, error) {
 		}
 	}
 	v.unclean.Store(!v.super.Clean())
+	if v.unclean.Load() && !v.ro {
+		// What the run before cut off files must be gone for good before they grow.
+		if err := c.Root.SyncAll(); err != nil {
+			v.closeMeta()
+			return nil, err
+		}
+	}
 	if c.unjournaled {
 		err = v.super.MarkDirty()
 	} else {

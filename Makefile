@@ -23,7 +23,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 # Packages whose code runs on many threads at once, tested with -race too.
 RACE    := ./fs/... ./keystore/...
 # Seconds for each fuzzer: in `make test`, and in `make fuzz`.
-FUZZ_SHORT ?= 3
+FUZZ_SHORT ?= 2
 FUZZTIME   ?= 60
 CRASHSCALE ?= 10
 BENCHTIME  ?= 1s

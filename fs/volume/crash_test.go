@@ -218,10 +218,26 @@ func useOn(v *Volume) error {
 
 // crashStride is how many operations apart the power fails in a script of so many.
 func crashStride(moments int) int {
-	if *crashScale == 1 {
+	switch {
+	case testing.Short():
+		return max(5, moments/4)
+	case *crashScale == 1:
 		return max(2, moments/20)
 	}
 	return max(1, moments/200)
+}
+
+// oneIn says how rarely the power fails in a long run, where normally it does
+// at one operation in n: with -short, which the race detector makes slow, once
+// in a while.
+func oneIn(n int) int {
+	switch {
+	case testing.Short():
+		return 10 * n
+	case *crashScale == 1:
+		return n
+	}
+	return 1
 }
 
 // TestCrashScripts lets the power fail at every operation of short scripts.
@@ -339,7 +355,7 @@ func TestCrashAnywhere(t *testing.T) {
 			rnd := rand.New(rand.NewPCG(seed, 8))
 			states := 0
 			for at, m := range r.moments {
-				if rnd.IntN(5) > 0 && *crashScale == 1 {
+				if rnd.IntN(oneIn(5)) > 0 {
 					continue
 				}
 				for how, choose := range crashHow(seed<<20|uint64(at), 2) {
@@ -377,7 +393,7 @@ func TestCrashInRecovery(t *testing.T) {
 				t.Fatalf("seed %d, operation %d, crash %d: %v", seed, at, first, err)
 			}
 			for k, im := range again {
-				if rnd.IntN(4) > 0 {
+				if rnd.IntN(max(4, oneIn(4))) > 0 {
 					continue
 				}
 				for how, choose := range crashHow(first, 1) {

@@ -105,7 +105,7 @@ func TestFaultsKeepWhatWasAcknowledged(t *testing.T) {
 				for _, errno := range []unix.Errno{unix.EIO, unix.ENOSPC} {
 					for _, times := range []int{1, 0} {
 						for skip := range 12 {
-							if *crashScale == 1 && (skip+int(kind)+times)%3 > 0 {
+							if (skip+5*int(kind)+times)%oneIn(3) > 0 {
 								continue
 							}
 							runs++

@@ -247,7 +247,7 @@ func TestCrashAfterStream(t *testing.T) {
 				first := rnd.Uint64()
 				second := growAfter(t, c, m.image.Crash(crashfs.Seed(first)), m.o)
 				for k, m := range second.moments {
-					if rnd.IntN(12) > 0 && *crashScale == 1 {
+					if rnd.IntN(oneIn(12)) > 0 {
 						continue
 					}
 					for how, choose := range crashHow(first, 2) {

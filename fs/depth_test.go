@@ -75,6 +75,7 @@ func TestParallelDirectIO(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	readableHere(t, server)
 	t.Cleanup(func() { endOf(t, dir, server) })
 	file := filepath.Join(dir, "file")
 	const size = 64 << 10

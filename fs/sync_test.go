@@ -21,11 +21,20 @@ func countedMount(t *testing.T) (dir string, fs *faultfs.FS) {
 	})
 	server, err := Mount(dir, v, Options{Source: back})
 	must(t, err)
+	readableHere(t, server)
 	t.Cleanup(func() {
 		fs.Clear()
 		endOf(t, dir, server)
 	})
 	return dir, fs
+}
+
+// readableHere lets this process open files of a mount that it serves. Go's
+// runtime polls what it opens, and would hold up the server while it waits for the
+// answer; after WaitMount the kernel does not ask.
+func readableHere(t *testing.T, server *Server) {
+	t.Helper()
+	must(t, server.fuse.WaitMount())
 }
 
 // TestWhatIsSynced counts the syncs of the backing side behind each call.

@@ -174,8 +174,11 @@ func TestFallocate(t *testing.T) {
 			check(t, unix.Fallocate(fd, unix.FALLOC_FL_PUNCH_HOLE|keep, 1<<20, 6<<20))
 			check(t, unix.Fsync(fd))
 			after := fstat(t, fd).Blocks
-			// A mount punches its backing file with the next checkpoint, and the
-			// kernel, which keeps what stat says, does not keep this.
+			// A mount punches its backing file with the next checkpoint, which a
+			// freeze is, and the kernel, which keeps what stat says, does not keep this.
+			if p.plyfs() {
+				mustPlyfs(t, "freeze", p.vol.mnt, "--", "true")
+			}
 			for end := time.Now().Add(90 * time.Second); after > before-5<<20/512 && time.Now().Before(end); {
 				time.Sleep(100 * time.Millisecond)
 				after = fstat(t, fd).Blocks

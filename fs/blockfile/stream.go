@@ -276,7 +276,7 @@ func (f *File) beginStream(ch *change) {
 // cannot be taken back ends the writing of the file.
 func (f *File) unstream(ch *change, cause error) {
 	err := f.restoreHome(ch)
-	ch.stream.writes.Add(1) // a flush that is under way may have met what is restored
+	ch.stream.writes.Add(1)                   // a flush that is under way may have met what is restored
 	if err == nil && f.stream.Load() == nil { // no record of the stream's comes that makes it durable
 		err = f.datasync()
 	}

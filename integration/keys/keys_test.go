@@ -45,7 +45,7 @@ func (k *kms) provider() string {
 
 func (k *kms) disable(t *testing.T) { k.moto.Call(t, region, "DisableKey", k.key) }
 func (k *kms) enable(t *testing.T)  { k.moto.Call(t, region, "EnableKey", k.key) }
-func (k *kms) traces() []string     { return []string{"127.0.0.1", "alias", region, "aws"} }
+func (k *kms) traces() []string     { return []string{"127.0.0.1", "alias", region, "arn:aws"} }
 
 // hsm is a key in an HSM. Its owner takes it away by another PIN.
 type hsm struct {
@@ -98,7 +98,7 @@ func (h *hsm) setPIN(t *testing.T, pin string) {
 
 func (h *hsm) disable(t *testing.T) { h.setPIN(t, "wrong-pin") }
 func (h *hsm) enable(t *testing.T)  { h.setPIN(t, hsmPIN) }
-func (h *hsm) traces() []string     { return []string{"libsofthsm2", "pin", "pkcs11", hsmPIN} }
+func (h *hsm) traces() []string     { return []string{"libsofthsm2", "pkcs11", hsmPIN} }
 
 // Whoever has the key opens and closes the volume, mounted or not.
 func TestOwnerOfTheKeyRules(t *testing.T) {

@@ -96,8 +96,9 @@ func (p *product) identify() error {
 	return nil
 }
 
-// enter makes a mount namespace in which the scratch directory and what is
-// mounted there, now or later, is seen in a tree too. Nothing of it outlives
+// enter is run in a mount namespace of its own, in which the scratch directory and what is
+// mounted there, now or later, is seen in a tree too: it alone is shared with this
+// process, the rest was private here already. Nothing of it outlives
 // the process. Arguments: tree, scratch directory, command.
 const enter = `set -e
 tree=$1 scratch=$2; shift 2
@@ -113,7 +114,7 @@ exec chroot "$tree" "$@"`
 // command is a program of the product.
 func (p *product) command(args ...string) *exec.Cmd {
 	if p.root != "" {
-		args = append([]string{"unshare", "--mount", "--propagation", "slave", "sh", "-c", enter, "sh", p.root, env.scratch}, args...)
+		args = append([]string{"unshare", "--mount", "--propagation", "unchanged", "sh", "-c", enter, "sh", p.root, env.scratch}, args...)
 	}
 	return exec.Command(args[0], args[1:]...)
 }

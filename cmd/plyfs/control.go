@@ -153,26 +153,39 @@ func readLine(in *bufio.Reader, max int) ([]byte, error) {
 // errNoDaemon reports that no daemon answers for a mountpoint.
 var errNoDaemon = errors.New("the mount's daemon does not answer")
 
-// askDaemon asks the daemon of a mountpoint and decodes its result, within wait.
-func askDaemon(dir, target, op string, args, result any, wait time.Duration) error {
+// putQuestion asks the daemon of a mountpoint. What it asks for may last as long
+// as the connection, which the caller closes.
+func putQuestion(dir, target, op string, args any) (net.Conn, error) {
 	if dir == "" {
-		return fmt.Errorf("%w: it has no place for a socket", errNoDaemon)
+		return nil, fmt.Errorf("%w: it has no place for a socket", errNoDaemon)
+	}
+	q := question{Op: op}
+	if args != nil {
+		var err error
+		if q.Args, err = json.Marshal(args); err != nil {
+			return nil, err
+		}
 	}
 	c, err := net.DialTimeout("unix", socketPath(dir, target), questionTime)
 	if err != nil {
-		return fmt.Errorf("%w: %w", errNoDaemon, err)
+		return nil, fmt.Errorf("%w: %w", errNoDaemon, err)
+	}
+	c.SetWriteDeadline(time.Now().Add(questionTime))
+	if err := json.NewEncoder(c).Encode(q); err != nil {
+		c.Close()
+		return nil, fmt.Errorf("%w: %w", errNoDaemon, err)
+	}
+	return c, nil
+}
+
+// askDaemon asks the daemon of a mountpoint and decodes its result, within wait.
+func askDaemon(dir, target, op string, args, result any, wait time.Duration) error {
+	c, err := putQuestion(dir, target, op, args)
+	if err != nil {
+		return err
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(wait))
-	q := question{Op: op}
-	if args != nil {
-		if q.Args, err = json.Marshal(args); err != nil {
-			return err
-		}
-	}
-	if err := json.NewEncoder(c).Encode(q); err != nil {
-		return fmt.Errorf("%w: %w", errNoDaemon, err)
-	}
+	c.SetReadDeadline(time.Now().Add(wait))
 	var out reply
 	if err := json.NewDecoder(c).Decode(&out); err != nil {
 		return fmt.Errorf("%w: %w", errNoDaemon, err)

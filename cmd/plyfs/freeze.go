@@ -1,10 +1,8 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -83,19 +81,11 @@ type freezing struct {
 
 // newFreezing finds the volume that is mounted at target.
 func newFreezing(con *console, target string) (*freezing, error) {
-	target, err := resolveTarget(target)
+	m, err := mountedVolume(target)
 	if err != nil {
 		return nil, err
 	}
-	mounts, err := readMounts()
-	if err != nil {
-		return nil, err
-	}
-	m, ok := mountedAt(mounts, target)
-	if !ok || m.Type != fsType {
-		return nil, errNotMounted(target, whereMounted(mounts, target))
-	}
-	return &freezing{con: con, target: target, source: m.Source}, nil
+	return &freezing{con: con, target: m.Target, source: m.Source}, nil
 }
 
 // ask asks the mount's daemon.
@@ -155,7 +145,7 @@ func (f *freezing) during(args []string, timeout time.Duration) error {
 	if err := f.freeze(graspTime); err != nil {
 		return err
 	}
-	hold, err := holdDaemon(stateDir(f.con), f.target, "hold", holdArgs{Timeout: timeout})
+	hold, err := putQuestion(stateDir(f.con), f.target, "hold", freezeArgs{Timeout: timeout})
 	if err != nil {
 		return errors.Join(err, f.thaw())
 	}
@@ -193,23 +183,4 @@ func runForwarding(cmd *exec.Cmd, signals <-chan os.Signal) error {
 		}
 	}()
 	return cmd.Wait()
-}
-
-// holdDaemon asks a mount's daemon for something that lasts as long as the
-// connection, which the caller closes.
-func holdDaemon(dir, target, op string, args any) (net.Conn, error) {
-	c, err := net.DialTimeout("unix", socketPath(dir, target), questionTime)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errNoDaemon, err)
-	}
-	q := question{Op: op}
-	if q.Args, err = json.Marshal(args); err == nil {
-		c.SetWriteDeadline(time.Now().Add(questionTime))
-		err = json.NewEncoder(c).Encode(q)
-	}
-	if err != nil {
-		c.Close()
-		return nil, fmt.Errorf("%w: %w", errNoDaemon, err)
-	}
-	return c, nil
 }

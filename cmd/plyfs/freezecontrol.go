@@ -18,8 +18,6 @@ type freezeArgs struct {
 	Timeout time.Duration `json:"timeout"` // 0: until it is ended
 }
 
-type holdArgs = freezeArgs
-
 // frozenStatus tells of a freeze.
 type frozenStatus struct {
 	Since time.Time `json:"since"`

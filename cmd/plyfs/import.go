@@ -138,8 +138,7 @@ func writersBelow(dir string) []string {
 			continue
 		}
 		seen[proc] = true
-		name, _ := os.ReadFile(proc + "/comm")
-		users = append(users, fmt.Sprintf("%s (process %s)", strings.TrimSpace(string(name)), filepath.Base(proc)))
+		users = append(users, processName(proc))
 	}
 	return users
 }

@@ -137,6 +137,24 @@ func stateOf(m mountEntry) mountState {
 // isDead reports whether a mount has lost its daemon.
 func isDead(m mountEntry) bool { return stateOf(m) == stateDead }
 
+// mountedVolume returns the volume that is mounted at a place, named as
+// resolveTarget takes it.
+func mountedVolume(target string) (mountEntry, error) {
+	target, err := resolveTarget(target)
+	if err != nil {
+		return mountEntry{}, err
+	}
+	mounts, err := readMounts()
+	if err != nil {
+		return mountEntry{}, err
+	}
+	m, ok := mountedAt(mounts, target)
+	if !ok || m.Type != fsType {
+		return mountEntry{}, errNotMounted(target, whereMounted(mounts, target))
+	}
+	return m, nil
+}
+
 // resolveTarget returns the path of a mountpoint as the kernel shows it:
 // absolute, without symlinks. It does not touch what is mounted there, which
 // may not answer.

@@ -25,18 +25,11 @@ const (
 // remount` does. When it has made the mount
 // read-only, everything is durable and the ciphertext directory at rest.
 func remount(con *console, source, target string, form mountopt.Form, lists []string) error {
-	target, err := resolveTarget(target)
+	m, err := mountedVolume(target)
 	if err != nil {
 		return err
 	}
-	mounts, err := readMounts()
-	if err != nil {
-		return err
-	}
-	m, ok := mountedAt(mounts, target)
-	if !ok || m.Type != fsType {
-		return errNotMounted(target, whereMounted(mounts, target))
-	}
+	target = m.Target
 	if source != m.Source && !sameDir(m.Source, source) {
 		return &problem{err: fmt.Errorf("%s is the mount of another volume, %s", target, m.Source), code: exitUsage,
 			hint: "unmount it, or choose another mountpoint"}

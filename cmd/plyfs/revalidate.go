@@ -31,17 +31,11 @@ func revalidateCommand(con *console) *cli.Command {
 // revalidate has the daemon of a mount validate its keys, and shows what they
 // are then.
 func revalidate(con *console, target string, asJSON bool) error {
-	resolved, err := resolveTarget(target)
+	m, err := mountedVolume(target)
 	if err != nil {
 		return err
 	}
-	mounts, err := readMounts()
-	if err != nil {
-		return err
-	}
-	if m, ok := mountedAt(mounts, resolved); !ok || m.Type != fsType {
-		return errNotMounted(resolved, whereMounted(mounts, resolved))
-	}
+	resolved := m.Target
 	var s keyState
 	err = askDaemon(stateDir(con), resolved, "revalidate", nil, &s, 3*validateTime)
 	if errors.Is(err, errNoDaemon) {

@@ -59,11 +59,11 @@ func statusCommand(con *console) *cli.Command {
 // object, else a list. A dead or inaccessible mount that was asked for by name is
 // an error.
 func status(con *console, target string, asJSON bool) error {
-	mounts, err := readMounts()
-	if err != nil {
-		return err
-	}
 	if target == "" {
+		mounts, err := readMounts()
+		if err != nil {
+			return err
+		}
 		all := []*mountStatus{}
 		for _, m := range volumeMounts(mounts) {
 			all = append(all, statusOf(con, m))
@@ -82,14 +82,11 @@ func status(con *console, target string, asJSON bool) error {
 		}
 		return nil
 	}
-	resolved, err := resolveTarget(target)
+	m, err := mountedVolume(target)
 	if err != nil {
 		return err
 	}
-	m, ok := mountedAt(mounts, resolved)
-	if !ok || m.Type != fsType {
-		return errNotMounted(resolved, whereMounted(mounts, resolved))
-	}
+	resolved := m.Target
 	s := statusOf(con, m)
 	if asJSON {
 		err = con.json(s)

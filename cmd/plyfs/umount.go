@@ -243,14 +243,19 @@ func usersOf(target string) []string {
 		if !usesMount(proc, target) {
 			continue
 		}
-		name, _ := os.ReadFile(proc + "/comm")
-		users = append(users, fmt.Sprintf("%s (process %s)", strings.TrimSpace(string(name)), filepath.Base(proc)))
+		users = append(users, processName(proc))
 	}
 	slices.SortFunc(users, func(a, b string) int { return len(a) - len(b) })
 	if len(users) > 5 {
 		users = append(users[:5], strconv.Itoa(len(users)-5)+" more")
 	}
 	return users
+}
+
+// processName tells who a directory of /proc is.
+func processName(proc string) string {
+	name, _ := os.ReadFile(proc + "/comm")
+	return fmt.Sprintf("%s (process %s)", strings.TrimSpace(string(name)), filepath.Base(proc))
 }
 
 func usesMount(proc, target string) bool {

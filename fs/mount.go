@@ -87,10 +87,10 @@ func mount(mountpoint string, raw rawVolume, o Options, logger *slog.Logger) (*S
 		server.Serve()
 		close(s.served)
 	}()
-	// NewServer returns with the mount made and INIT answered. go-fuse's WaitMount
-	// would open a file of the mount here and close it again, for programs that
-	// read their own mount; killed in between, the process waits in the kernel for
-	// itself to answer that close, for ever.
+	// NewServer returns with the mount made and INIT answered. From here on this
+	// process must not make a request to the mount: a thread that is killed waits
+	// in the kernel until its request is answered, which nobody does any more.
+	// go-fuse's WaitMount, for programs that read their own mount, makes some.
 	if err := setReadAhead(mountpoint); err != nil {
 		logger.Info("read-ahead stays at the system's default", "err", err)
 	}
@@ -193,13 +193,14 @@ func (o *Options) words() (words []string) {
 	return words
 }
 
-// setReadAhead raises what the kernel reads ahead on the mount.
+// setReadAhead raises what the kernel reads ahead on the mount. It asks for the
+// device without a request to this process (see mount).
 func setReadAhead(mountpoint string) error {
-	var st unix.Stat_t
-	if err := unix.Stat(mountpoint, &st); err != nil {
+	var st unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, mountpoint, unix.AT_STATX_DONT_SYNC, 0, &st); err != nil {
 		return err
 	}
-	file := fmt.Sprintf("/sys/class/bdi/%d:%d/read_ahead_kb", unix.Major(st.Dev), unix.Minor(st.Dev))
+	file := fmt.Sprintf("/sys/class/bdi/%d:%d/read_ahead_kb", st.Dev_major, st.Dev_minor)
 	return os.WriteFile(file, []byte(strconv.Itoa(readAhead)), 0)
 }
 

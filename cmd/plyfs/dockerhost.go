@@ -82,6 +82,10 @@ func (h *dockerHost) Unmount(ctx context.Context, source, target string) error {
 	return err
 }
 
+// settleTime is how long the files of a container that has ended may stay open:
+// the kernel closes those of io_uring, and mount namespaces, after the fact.
+const settleTime = 3 * time.Second
+
 // dyingTime is how long a daemon that does not answer may take to be gone.
 const dyingTime = 5 * time.Second
 

@@ -131,7 +131,7 @@ func dockerPlugin(con *console, d *dockerChoice) error {
 	defer stop()
 	p, err := dockervolume.Open(ctx, dockervolume.Config{
 		StateDir: d.StateDir, MountDir: d.MountDir, Allow: d.Allow, Defaults: d.Defaults,
-		BootID: strings.TrimSpace(string(boot)), Log: log.Logger,
+		BootID: strings.TrimSpace(string(boot)), Settle: settleTime, Log: log.Logger,
 		Host: &dockerHost{stateDir: stateDir(con), storeArgs: d.StoreArgs, log: log.Logger},
 	})
 	if err != nil {

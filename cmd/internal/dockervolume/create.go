@@ -209,8 +209,7 @@ func (p *Plugin) remove(ctx context.Context, e *entry) error {
 // checkUnused refuses a volume that somebody uses; one that is mounted for
 // nobody is unmounted.
 func (p *Plugin) checkUnused(ctx context.Context, e *entry) error {
-	look := func() (State, error) { return p.config.Host.State(p.source(e), p.target(e)) }
-	st, err := look()
+	st, err := p.config.Host.State(p.source(e), p.target(e))
 	if err != nil {
 		return err
 	}
@@ -220,10 +219,7 @@ func (p *Plugin) checkUnused(ctx context.Context, e *entry) error {
 	if n := len(e.IDs); n > 0 {
 		return fmt.Errorf("the volume is in use: it is mounted for %d container(s)", n)
 	}
-	if err := p.unmount(ctx, e); err != nil {
-		return err
-	}
-	switch st, err = look(); {
+	switch st, err = p.unmountSettled(ctx, e); {
 	case err != nil:
 		return err
 	case st != Absent:

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 )
 
 func TestCreateIsIdempotent(t *testing.T) {
@@ -108,6 +109,25 @@ func TestRemoveRefusesWhatIsHeld(t *testing.T) {
 	r.wantErr(r.Remove(ctx, "db"), "another process")
 	delete(r.host.held, r.path("data", "db"))
 	r.must(r.Remove(ctx, "db"))
+	r.wantNames("")
+}
+
+// The files of a container that has ended may be closed a little later.
+func TestRemoveWaitsForWhatIsEnding(t *testing.T) {
+	r := newRig(t)
+	r.config.Settle = time.Minute
+	r.mustCreate("db")
+	at := r.mustMount("db", "a")
+	r.host.open(at, true)
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		time.Sleep(2 * settleStep)
+		r.host.open(at, false)
+	}()
+	r.mustUnmount("db", "a")
+	r.must(r.Remove(context.Background(), "db"))
+	<-closed
 	r.wantNames("")
 }
 

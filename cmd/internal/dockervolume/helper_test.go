@@ -109,6 +109,13 @@ func (h *fakeHost) Unmount(_ context.Context, _, target string) error {
 	return h.unmountErr
 }
 
+// open says whether files are open at target.
+func (h *fakeHost) open(target string, are bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.files[target] = are
+}
+
 func (h *fakeHost) State(source, target string) (State, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

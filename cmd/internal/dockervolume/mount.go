@@ -112,7 +112,35 @@ func (p *Plugin) leave(ctx context.Context, e *entry, id string) error {
 	if len(e.IDs) > 0 {
 		return nil
 	}
-	return p.unmount(ctx, e)
+	_, err := p.unmountSettled(ctx, e)
+	return err
+}
+
+// settleStep is how often a busy mount is tried.
+const settleStep = 100 * time.Millisecond
+
+// unmountSettled is unmount that waits for processes that are ending: what
+// they had open is closed a little after Docker has seen them gone. It returns
+// the state that is left.
+func (p *Plugin) unmountSettled(ctx context.Context, e *entry) (State, error) {
+	for start := time.Now(); ; {
+		if err := p.unmount(ctx, e); err != nil {
+			return Absent, err
+		}
+		st, err := p.config.Host.State(p.source(e), p.target(e))
+		if err != nil || st == Absent {
+			return st, err
+		}
+		if time.Since(start) >= p.config.Settle {
+			p.config.Log.Warn("nobody uses the volume, but files are open in it; it stays mounted", "volume", e.name)
+			return st, nil
+		}
+		select {
+		case <-time.After(settleStep):
+		case <-ctx.Done():
+			return st, nil
+		}
+	}
 }
 
 // unmount ends the mount of e. One that a process of this machine still has
@@ -128,7 +156,6 @@ func (p *Plugin) unmount(ctx context.Context, e *entry) error {
 	case Serving:
 		err := p.config.Host.Unmount(ctx, p.source(e), p.target(e))
 		if errors.Is(err, ErrBusy) {
-			p.config.Log.Warn("nobody uses the volume, but files are open in it; it stays mounted", "volume", e.name, "error", err)
 			return nil
 		}
 		if err != nil {

@@ -21,6 +21,7 @@ type Config struct {
 	Defaults Options  // cluster and group of volumes that are made
 	BootID   string   // of the running kernel
 	Host     Host
+	Settle   time.Duration // how long the files of a container that has ended may stay open
 	Log      *slog.Logger
 }
 
@@ -193,7 +194,7 @@ func (p *Plugin) reconcile(ctx context.Context, e *entry) error {
 		err = p.unbind(e)
 	case st == Serving && len(e.IDs) == 0:
 		p.config.Log.Info("a volume that nobody uses is unmounted", "volume", e.name)
-		err = p.unmount(ctx, e)
+		_, err = p.unmountSettled(ctx, e)
 	}
 	return err
 }

@@ -2,14 +2,17 @@ package cipher
 
 import "errors"
 
-// LayerOf returns the layer whose check an error says failed; 0 where that is
-// both, or not known.
-func LayerOf(err error) Layer {
+// LayersOf returns the layers whose checks an error says failed, data first;
+// none where that is not known. Where the layers lie one in the other, the outer
+// one is checked first, and the inner one only if that holds.
+func LayersOf(err error) []Layer {
 	switch {
 	case errors.Is(err, errLayer1):
-		return LayerData
+		return []Layer{LayerData}
 	case errors.Is(err, errLayer2):
-		return LayerInfra
+		return []Layer{LayerInfra}
+	case errors.Is(err, errBoth):
+		return []Layer{LayerData, LayerInfra}
 	}
-	return 0
+	return nil
 }

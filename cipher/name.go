@@ -26,7 +26,11 @@ const LongNameSuffix = ".name"
 
 var nameEncoding = base64.RawURLEncoding.Strict()
 
-var errName = fmt.Errorf("name: %w", ErrAuth)
+// errName is of what no layer has sealed; errNameOf says which one has not.
+var (
+	errName   = fmt.Errorf("name: %w", ErrAuth)
+	errNameOf = [2]error{fmt.Errorf("name: %w", errLayer1), fmt.Errorf("name: %w", errLayer2)}
+)
 
 // SealName returns the sealed form of a name in a directory: base64url without
 // padding, the same each time. Where name is longer than MaxDirectName it can
@@ -54,7 +58,8 @@ func (v *Volume) SealName(dir DirID, name string) string {
 }
 
 // OpenName verifies and opens a sealed name of a directory. It returns ErrAuth
-// for whatever SealName does not return for a valid name in this directory.
+// for whatever SealName does not return for a valid name in this directory; for
+// what could be one and was not sealed by a layer, LayersOf tells which.
 func (v *Volume) OpenName(dir DirID, sealed string) (string, error) {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
@@ -81,7 +86,7 @@ func (v *Volume) OpenName(dir DirID, sealed string) (string, error) {
 			return "", err
 		}
 		if !v.plies[i].equal(siv, m.layer(i, typeName, dir, uint64(len(text)), text)) {
-			return "", errName
+			return "", errNameOf[i]
 		}
 	}
 	if name := string(text); validName(name) {

@@ -35,6 +35,9 @@ type Access struct {
 	// Data and Infra are opened key stores, of roots or of a host's bundles. One may be nil when its layer is opened
 	// by a recovery slot; Infra is nil for a single layer.
 	Data, Infra *Store
+	// Unopened says why a store is nil that a layer needs, data first. That layer does not open, and Unlock says so beside
+	// what it finds of the other one.
+	Unopened [2]error
 	// Providers are those that the host knows; nil: none.
 	Providers Providers
 	// Recovery names the recovery slots to use. A layer that has one of that name is opened by it and by nothing
@@ -56,40 +59,22 @@ func StoreAccess(data, infra *Store) Access {
 	return a
 }
 
-// Lacks reports whether a has no store for a layer.
-func (a *Access) Lacks(l cipher.Layer) bool { return a.store(l) == nil }
+// Lacks reports whether a has no store for a layer, and was to have none.
+func (a *Access) Lacks(l cipher.Layer) bool { return a.store(l) == nil && a.Unopened[l-1] == nil }
+
+// noStore is why a has no store for a layer.
+func (a *Access) noStore(l cipher.Layer) error {
+	if err := a.Unopened[l-1]; err != nil {
+		return err
+	}
+	return &fault{what: fmt.Sprintf("no key store for the %s layer", l), kind: ErrUsage}
+}
 
 func (a *Access) store(l cipher.Layer) *Store {
 	if l == cipher.LayerInfra {
 		return a.Infra
 	}
 	return a.Data
-}
-
-// LayerError says which layer's key an error is about.
-type LayerError struct {
-	Layer cipher.Layer
-	Err   error
-}
-
-func (e *LayerError) Error() string { return e.Err.Error() }
-func (e *LayerError) Unwrap() error { return e.Err }
-
-// LayerOf returns the layer that an error is about; 0 when it is about none, or about both.
-func LayerOf(err error) cipher.Layer {
-	var e *LayerError
-	if errors.As(err, &e) {
-		return e.Layer
-	}
-	return 0
-}
-
-// layerError marks an error as one of a layer.
-func layerError(l cipher.Layer, err error) error {
-	if err == nil {
-		return nil
-	}
-	return &LayerError{Layer: l, Err: err}
 }
 
 // Unlocked is an opened volume.
@@ -111,8 +96,8 @@ func (a *Access) check(f *volumeFile) error {
 	}
 	for i := range int(f.params.Layers) {
 		l := cipher.Layer(i + 1)
-		if a.store(l) == nil && !f.sections[i].recovers(a.Recovery) {
-			return layerError(l, &fault{what: fmt.Sprintf("no key store for the %s layer", l), kind: ErrUsage})
+		if a.Lacks(l) && !f.sections[i].recovers(a.Recovery) {
+			return layerError(l, a.noStore(l))
 		}
 	}
 	return checkStores(a.Data, a.Infra)

@@ -190,10 +190,10 @@ func (p ply) sectionMACs(s *section, v *secret, descriptor []byte) (descriptorMA
 }
 
 // Unlock unwraps the volume's keys with what a has: ErrWrongLayers when the volume has another number of layers than a
-// states. It answers first whether the stores know the group (ErrWrongGroup), then whether their keys are the right ones
-// (ErrWrongKey, ErrRetired), whether the providers of their slots agree (ErrDenied, ErrUnavailable), and then whether
-// anything was changed (ErrTampered); either layer by itself refuses a changed descriptor. Of several files the newest
-// that verifies is taken; Warnings tells of the others. LayerOf tells which layer an error is about.
+// states. Of each layer it answers first whether the store knows the group (ErrWrongGroup), then whether its key is the right
+// one (ErrWrongKey, ErrRetired), whether the provider of its slot agrees (ErrDenied, ErrUnavailable), and then whether
+// anything was changed (ErrTampered); either layer by itself refuses a changed descriptor. The error tells of both layers
+// where both fail: LayerErrors. Of several files the newest that verifies is taken; Warnings tells of the others.
 func (c *Config) Unlock(ctx context.Context, a Access) (Unlocked, error) {
 	pl := plies{plyOf(cipher.LayerData), plyOf(cipher.LayerInfra)}
 	a = a.remembering()
@@ -237,30 +237,33 @@ func (v volumeKeys) wipe() {
 	v[1].wipe()
 }
 
-// unwrap returns the volume's keys, which the caller wipes, after all of the file was verified with them.
+// unwrap returns the volume's keys, which the caller wipes, after all of the file was verified with them. What it finds
+// wrong with one layer keeps it from nothing that it can find of the other.
 func (f *volumeFile) unwrap(ctx context.Context, pl plies, a *Access) (v volumeKeys, u Unlocked, err error) {
 	if err := a.check(f); err != nil {
 		return v, u, err
 	}
+	var failed [2]error
 	n := int(f.params.Layers)
 	for i := range n {
-		if err := f.knows(a, f.sections[i], pl[i].layer); err != nil {
-			return v, u, layerError(pl[i].layer, err)
-		}
+		failed[i] = f.knows(a, f.sections[i], pl[i].layer)
 	}
 	u.Params = f.params
 	for i := range n {
+		if failed[i] != nil {
+			continue
+		}
 		sl, key, err := f.open(ctx, pl[i], a, f.sections[i])
 		if err != nil {
-			return v, u, layerError(pl[i].layer, fmt.Errorf("%s: %w", f.name, err))
+			failed[i] = fmt.Errorf("%s: %w", f.name, err)
+			continue
 		}
 		v[i] = key
 		u.Opened = append(u.Opened, sl.SlotInfo)
+		failed[i] = f.verify(pl[i], key)
 	}
-	for i := range n {
-		if err := f.verify(pl[i], v[i]); err != nil {
-			return v, u, layerError(pl[i].layer, err)
-		}
+	if err := JoinLayers(failed[0], failed[1]); err != nil {
+		return v, u, err
 	}
 	u.Epoch = u.Opened[0].VolumeEpoch
 	if n == 2 && u.Epoch != u.Opened[1].VolumeEpoch {
@@ -286,6 +289,9 @@ func (f *volumeFile) verify(p ply, v *secret) error {
 func (f *volumeFile) knows(a *Access, sec *section, l cipher.Layer) error {
 	if sec.recovers(a.Recovery) {
 		return nil
+	}
+	if a.store(l) == nil {
+		return a.noStore(l)
 	}
 	var first error
 	var names []string
@@ -351,7 +357,7 @@ func (a *Access) openSlot(ctx context.Context, p ply, sl *slot, descriptorHash [
 	}
 	s := a.store(p.layer)
 	if s == nil {
-		return nil, &fault{what: fmt.Sprintf("no key store for the %s layer", p.layer), kind: ErrUsage}
+		return nil, a.noStore(p.layer)
 	}
 	g, err := s.GroupKeyAt(sl.Names, sl.Epochs)
 	if err != nil {

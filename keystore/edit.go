@@ -69,7 +69,7 @@ func (e *Editor) layer(l cipher.Layer) (s *section, p ply, descriptorHash []byte
 func (e *Editor) groupKey(l cipher.Layer, n Names) (*GroupKey, error) {
 	s := e.access.store(l)
 	if s == nil {
-		return nil, &fault{what: fmt.Sprintf("no key store for the %s layer", l), kind: ErrUsage}
+		return nil, e.access.noStore(l)
 	}
 	return s.GroupKey(n)
 }

@@ -93,7 +93,8 @@ var hints = []struct {
 	{fs.ErrPermission, "Run plyfs as root or as the owner of the file."},
 }
 
-// Hint returns a sentence that says what to do about err, or "" when there is nothing to say.
+// Hint returns a sentence that says what to do about err, or "" when there is nothing to say. Of an error about both
+// layers it is that of the data layer: LayerErrors tells them apart.
 func Hint(err error) string {
 	var f *fault
 	if errors.As(err, &f) && f.hint != "" {

@@ -99,8 +99,9 @@ func recoverySubject(l cipher.Layer, name string) subject {
 // access opens the stores that a volume of so many layers needs. A layer that
 // a recovery slot opens needs none; a store of it under a key file is opened all
 // the same where it is there, so that the volume can be wrapped under it. config
-// is nil for a new volume. The caller wipes the stores of the access
-// with wipeStores.
+// is nil for a new volume, which needs all stores; for one that is there, what
+// keeps a store closed is in the access, to be told with what else does not open.
+// The caller wipes the stores of the access with wipeStores.
 func (k *keyring) access(con *console, config *keystore.Config, layers int) (keystore.Access, error) {
 	a := keystore.Access{
 		Layers: layers, Recovery: k.Recovery,
@@ -114,11 +115,11 @@ func (k *keyring) access(con *console, config *keystore.Config, layers int) (key
 		if int(s.ref.Layer) > layers || config != nil && config.Recovers(s.ref.Layer, k.Recovery) && !s.ref.toWrap() {
 			continue
 		}
-		var err error
-		if *s.into, err = s.ref.open(con); err != nil {
-			wipeStores(a.Data, a.Infra)
-			return keystore.Access{}, err
-		}
+		*s.into, a.Unopened[s.ref.Layer-1] = s.ref.open(con)
+	}
+	if err := keystore.JoinLayers(a.Unopened[0], a.Unopened[1]); err != nil && config == nil {
+		wipeStores(a.Data, a.Infra)
+		return keystore.Access{}, err
 	}
 	return a, nil
 }

@@ -29,8 +29,10 @@ type auditEvent struct {
 	MountPoint string `json:"mountpoint"`
 	PID        int    `json:"pid"`
 	// The key.
-	Layer int       `json:"layer,omitempty"` // 1 data, 2 infra; absent: both, or not known
-	Keys  []keyNote `json:"keys,omitempty"`
+	Layer int `json:"layer,omitempty"` // 1 data, 2 infra; absent: both, or not known
+	// Layers says in a word of what failed in which layers that was.
+	Layers auditLayers `json:"layers,omitempty"`
+	Keys   []keyNote   `json:"keys,omitempty"`
 	// What did not authenticate.
 	Object string  `json:"object,omitempty"`
 	File   string  `json:"file,omitempty"` // ID
@@ -52,6 +54,26 @@ type keyNote struct {
 	Store string `json:"store,omitempty"`
 	// Provider of a customer-managed key.
 	Provider string `json:"provider,omitempty"`
+}
+
+type auditLayers string
+
+const (
+	auditBoth         auditLayers = "both"
+	auditLayerUnknown auditLayers = "unknown"
+)
+
+// of says in which layers it was that something failed; none: that is not known.
+func (e auditEvent) of(layers ...cipher.Layer) auditEvent {
+	switch len(layers) {
+	case 0:
+		e.Layers = auditLayerUnknown
+	case 1:
+		e.Layer, e.Layers = int(layers[0]), auditLayers(layers[0].String())
+	default:
+		e.Layers = auditBoth
+	}
+	return e
 }
 
 type auditResult string
@@ -238,6 +260,9 @@ func (h auditHandler) Handle(ctx context.Context, r slog.Record) error {
 			}
 		case "name":
 			e.Name, _ = v.(string)
+		case "xattr":
+			e.Name, _ = v.(string)
+			e.Object = "xattr"
 		case "suppressed", "not logged before":
 			if n := number(v); n != nil {
 				e.Suppressed = int(*n)
@@ -256,14 +281,16 @@ func (a *audit) failure(what string, err error) {
 
 func (a *audit) failed(e auditEvent, what string, err error) {
 	if isUnauthentic(err) {
-		e.Layer, e.Reason, e.Object = int(cipher.LayerOf(err)), what+": "+err.Error(), e.objectOf(err)
-		a.event(e)
+		e.Reason, e.Object = what+": "+err.Error(), e.objectOf(err)
+		a.event(e.of(cipher.LayersOf(err)...))
 	}
 }
 
 // objectOf says what kind of thing did not authenticate.
 func (e *auditEvent) objectOf(err error) string {
 	switch {
+	case e.Object != "":
+		return e.Object
 	case errors.Is(err, journal.ErrTampered), errors.Is(err, journal.ErrForeign), errors.Is(err, journal.ErrMissing):
 		return "journal"
 	case e.Block != nil:

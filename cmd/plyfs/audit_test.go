@@ -136,12 +136,88 @@ func TestAuditOfDamage(t *testing.T) {
 		}
 	}
 	e := b.awaitAudit(log, func(e *auditEvent) bool { return e.Event == "authentication-failure" })
-	if e.Object != "block" || e.Layer != 2 || len(e.File) != 32 || e.Block == nil || e.Result != auditFailed || len(e.Volume) != 32 {
+	if e.Object != "block" || e.Layer != 2 || e.Layers != "infra" || len(e.File) != 32 || e.Block == nil || e.Result != auditFailed || len(e.Volume) != 32 {
 		t.Errorf("%+v", e)
 	}
 	if n := len(b.audited(log)); n > 20 {
 		t.Errorf("%d events of one damaged file", n)
 	}
+}
+
+// Names and attributes that do not open say in which layer; what no layer made
+// says that it is not known.
+func TestAuditOfNamesAndXattrs(t *testing.T) {
+	needMounts(t)
+	b := newBench(t)
+	b.volume()
+	log := filepath.Join(b.dir, "audit.log")
+	b.mount()
+	b.write("f", "content")
+	b.write("moved", "content")
+	if err := unix.Setxattr(filepath.Join(b.mnt, "f"), "user.a", []byte("value"), 0); err != nil {
+		t.Fatal(err)
+	}
+	b.run(exitOK, "umount", b.mnt)
+	entries, err := os.ReadDir(b.cipher)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var attr string
+	for _, e := range entries {
+		path := filepath.Join(b.cipher, e.Name())
+		list := make([]byte, 4096)
+		n, err := unix.Listxattr(path, list)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if name, _, _ := strings.Cut(string(list[:n]), "\x00"); name != "" {
+			attr = name
+			value := make([]byte, 4096)
+			n, err := unix.Getxattr(path, attr, value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			value[n-1] ^= 1
+			if err := unix.Setxattr(path, attr, value[:n], 0); err != nil {
+				t.Fatal(err)
+			}
+		} else if strings.HasPrefix(e.Name(), "plyfs.") || e.Name()[0] == '.' {
+			continue
+		} else if err := os.Rename(path, filepath.Join(b.cipher, flipped(e.Name()))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.file("cipher/AAAA", "")
+	b.mount("-o", "audit="+log)
+	if _, err := os.ReadDir(b.mnt); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := unix.Getxattr(filepath.Join(b.mnt, "f"), "user.a", make([]byte, 100)); !errors.Is(err, unix.EIO) {
+		t.Errorf("attribute: %v, want EIO", err)
+	}
+	failure := func(object string, layers auditLayers) auditEvent {
+		return b.awaitAudit(log, func(e *auditEvent) bool {
+			return e.Event == "authentication-failure" && e.Object == object && e.Layers == layers
+		})
+	}
+	if e := failure("xattr", "infra"); e.Layer != 2 || e.Name != attr || e.Inode == 0 {
+		t.Errorf("%+v", e)
+	}
+	if e := failure("name", "infra"); e.Layer != 2 || e.Name == "" {
+		t.Errorf("%+v", e)
+	}
+	if e := failure("name", auditLayerUnknown); e.Layer != 0 || e.Name != "AAAA" {
+		t.Errorf("%+v", e)
+	}
+}
+
+// flipped is a sealed name with one other character.
+func flipped(name string) string {
+	c := byte('A')
+	if name[0] == c {
+		c = 'B'
+	}
+	return string(c) + name[1:]
 }
 
 func TestAuditNeedsItsPlace(t *testing.T) {

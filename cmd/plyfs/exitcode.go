@@ -2,7 +2,9 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -113,10 +115,17 @@ var codes = []struct {
 	{fs.ErrExist, exitExists},
 }
 
-// codeOf returns the exit code of an error.
+// codeOf returns the exit code of an error. Of one about both layers it is that
+// of the data layer, unless that layer's key just could not be asked for.
 func codeOf(err error) exitCode {
 	if err == nil {
 		return exitOK
+	}
+	if of := bothLayers(err); of != nil {
+		if code := codeOf(of[0]); code != exitUnavailable {
+			return code
+		}
+		return codeOf(of[1])
 	}
 	var p *problem
 	if errors.As(err, &p) {
@@ -130,8 +139,24 @@ func codeOf(err error) exitCode {
 	return exitFailure
 }
 
-// hintOf returns what to do about an error, or "".
+// bothLayers are what an error says of each layer; nil if it is not about both,
+// or knows its own exit code and hint.
+func bothLayers(err error) []*keystore.LayerError {
+	if _, own := err.(*problem); own {
+		return nil
+	}
+	if of := keystore.LayerErrors(err); len(of) == 2 {
+		return of
+	}
+	return nil
+}
+
+// hintOf returns what to do about an error, or ""; about both layers a line for
+// each.
 func hintOf(err error) string {
+	if of := bothLayers(err); of != nil {
+		return layerHints(hintOf(of[0]), hintOf(of[1]))
+	}
 	var p *problem
 	if errors.As(err, &p) && p.hint != "" {
 		return p.hint
@@ -147,6 +172,20 @@ func hintOf(err error) string {
 		}
 	}
 	return keystore.Hint(err)
+}
+
+// layerHints are the hints for both layers in one.
+func layerHints(data, infra string) string {
+	if data == infra {
+		return data
+	}
+	var lines []string
+	for i, h := range []string{data, infra} {
+		if h != "" {
+			lines = append(lines, fmt.Sprintf("%s layer: %s", cipher.Layer(i+1), h))
+		}
+	}
+	return strings.Join(lines, "\n")
 }
 
 // mountCode turns an error into the exit code that mount(8) expects of a

@@ -236,7 +236,8 @@ func defaultStores(con *console, refs storeRefs, names keystore.Names) error {
 	return makeStores(&quiet, refs, names)
 }
 
-// missingStore says how to make a store that is not there.
+// missingStore says how to make a store that is not there. A key file that is
+// missing is another matter.
 func missingStore(err error, refs storeRefs) error {
 	if !errors.Is(err, keystore.ErrMissing) {
 		return err
@@ -245,10 +246,17 @@ func missingStore(err error, refs storeRefs) error {
 	if dir := filepath.Dir(refs.Data.Path); !refs.IsDefault && dir == filepath.Dir(refs.Infra.Path) {
 		hint = "make both with 'plyfs keystore init --keystore " + dir + "'"
 	}
+	var there []string
 	for _, s := range []storeRef{refs.Data, refs.Infra} {
-		if there, _ := exists(s.Path); there {
-			hint = s.Path + " is there, so the other one was lost or moved: bring it back"
+		if ok, _ := exists(s.Path); ok {
+			there = append(there, s.Path)
 		}
+	}
+	switch len(there) {
+	case 1:
+		hint = there[0] + " is there, so the other one was lost or moved: bring it back"
+	case 2:
+		return err
 	}
 	return &problem{err: err, code: exitNotVolume, hint: hint}
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 
 	"github.com/urfave/cli/v2"
@@ -165,8 +164,8 @@ func keyTestCommand(con *console) *cli.Command {
 		Usage:     "try every key slot of a volume",
 		UsageText: "plyfs key test [OPTION]... VOLUME",
 		Description: "Key stores are opened and providers asked, as a mount would. Recovery slots are\n" +
-			"tried if --recovery names them. It fails with the code of the first slot that\n" +
-			"does not open.",
+			"tried if --recovery names them. It fails with the code of the first slot of\n" +
+			"a layer that does not open, as a mount would.",
 		Flags: append([]cli.Flag{jsonFlag()}, keyringFlags()...),
 		Action: func(c *cli.Context) error {
 			v, err := volumeForKeys(con, c)
@@ -180,7 +179,7 @@ func keyTestCommand(con *console) *cli.Command {
 }
 
 func testKeys(con *console, c *cli.Context, v *keyVolume) error {
-	var first error
+	var failed [2]error // by layer, of the first slot that does not open
 	all := []slotTest{}
 	for _, l := range v.config.Layers() {
 		for i, s := range v.config.Slots(l) {
@@ -190,18 +189,21 @@ func testKeys(con *console, c *cli.Context, v *keyVolume) error {
 				t.Result = "skipped"
 			} else if err = v.config.TestSlot(c.Context, l, i, v.access); err != nil {
 				t.Result, t.Error, t.Code = "failed", err.Error(), codeOf(err)
-				if first == nil {
-					first = &problem{err: fmt.Errorf("slot %d of the %s layer: %w", i+1, l, err), code: codeOf(err), hint: hintOf(err)}
+				if failed[l-1] == nil {
+					failed[l-1] = fmt.Errorf("slot %d of the %s layer: %w", i+1, l, err)
 				}
 			}
 			all = append(all, t)
 		}
 	}
 	if c.Bool("json") {
-		return errors.Join(con.json(all), first)
+		if err := con.json(all); err != nil {
+			return err
+		}
+		return keystore.JoinLayers(failed[0], failed[1])
 	}
 	for _, t := range all {
 		con.print("%s layer, slot %d: %s: %s\n", t.Layer, t.Slot, t.Result, t.What)
 	}
-	return first
+	return keystore.JoinLayers(failed[0], failed[1])
 }

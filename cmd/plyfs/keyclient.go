@@ -139,11 +139,13 @@ func (c *keyClient) open(ctx context.Context, r *request, audit *audit) (*unlock
 		return nil, err
 	}
 	if err := a.err(); err != nil {
-		e := auditEvent{Event: "unlock", Result: auditResultOf(a.Verdict), Layer: int(a.Layer), Reason: a.Error}
-		if a.Code == exitTampered {
-			e.Result = auditFailed
+		for _, f := range a.faults() {
+			e := auditEvent{Event: "unlock", Result: auditResultOf(f.Verdict), Reason: f.Error}
+			if f.Code == exitTampered {
+				e.Result = auditFailed
+			}
+			audit.event(e.of(f.layers()...))
 		}
-		audit.event(e)
 		return nil, err
 	}
 	audit.ofVolume(a.Params.VolumeID)

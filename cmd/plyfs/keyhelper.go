@@ -64,8 +64,8 @@ const (
 type keyAnswer struct {
 	ID       uint64        `json:"id"`
 	Verdict  verdict       `json:"verdict,omitempty"`
-	Layer    cipher.Layer  `json:"layer,omitempty"` // that an error is about; 0: both, or none
-	Keys     []byte        `json:"keys,omitempty"`  // V1 | V2, 64 bytes
+	Faults   []keyFault    `json:"faults,omitempty"` // what the error says of each layer
+	Keys     []byte        `json:"keys,omitempty"`   // V1 | V2, 64 bytes
 	Params   cipher.Params `json:"params"`
 	Epoch    uint32        `json:"epoch,omitempty"`
 	Notes    []storeNote   `json:"notes,omitempty"`
@@ -74,6 +74,36 @@ type keyAnswer struct {
 	Hint     string        `json:"hint,omitempty"`
 	Code     exitCode      `json:"code,omitempty"`
 	Errno    unix.Errno    `json:"errno,omitempty"` // of unmount
+}
+
+// keyFault is what kept a layer's key from being opened.
+type keyFault struct {
+	Layer   cipher.Layer `json:"layer,omitempty"` // 0: of both, or of none
+	Verdict verdict      `json:"verdict"`
+	Error   string       `json:"error"`
+	Code    exitCode     `json:"code"`
+}
+
+func (f *keyFault) layers() []cipher.Layer {
+	if f.Layer == 0 {
+		return nil
+	}
+	return []cipher.Layer{f.Layer}
+}
+
+func keyFaultsOf(err error) (faults []keyFault) {
+	for _, e := range keystore.LayerErrors(err) {
+		faults = append(faults, keyFault{Layer: e.Layer, Verdict: verdictOf(e.Err), Error: e.Error(), Code: codeOf(e.Err)})
+	}
+	return faults
+}
+
+// faults is what the answer says of each layer, or of both.
+func (a *keyAnswer) faults() []keyFault {
+	if len(a.Faults) > 0 {
+		return a.Faults
+	}
+	return []keyFault{{Verdict: a.Verdict, Error: a.Error, Code: a.Code}}
 }
 
 // err is the error that the answer carries, nil if none.
@@ -85,10 +115,17 @@ func (a *keyAnswer) err() error {
 }
 
 // verdictOf says what an error of unlocking means for a volume that is mounted:
-// whether the key was taken away, or just could not be asked for.
+// whether the key was taken away, or just could not be asked for. A definite no
+// of one layer is one, whatever the other says.
 func verdictOf(err error) verdict {
 	if err == nil {
 		return verdictYes
+	}
+	if of := bothLayers(err); of != nil {
+		if verdictOf(of[0].Err) == verdictNo || verdictOf(of[1].Err) == verdictNo {
+			return verdictNo
+		}
+		return verdictUnknown
 	}
 	if errors.Is(err, keystore.ErrUnavailable) {
 		return verdictUnknown
@@ -228,7 +265,7 @@ func (h *helper) unlock(ctx context.Context, q *keyQuestion) (a keyAnswer) {
 		if a.Verdict == "" {
 			a.Verdict = verdictOf(err)
 		}
-		a.Layer, a.Error, a.Hint, a.Code = keystore.LayerOf(err), err.Error(), hintOf(err), codeOf(err)
+		a.Faults, a.Error, a.Hint, a.Code = keyFaultsOf(err), err.Error(), hintOf(err), codeOf(err)
 	default:
 		a.Verdict = verdictYes
 		a.Params, a.Epoch, a.Notes, a.Warnings = u.params, u.epoch, u.notes, u.warnings

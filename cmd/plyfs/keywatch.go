@@ -174,14 +174,18 @@ func (w *keyWatch) set(change func(*keyState)) {
 	change(&w.state)
 }
 
-// bad notes which layer's key a failed validation was about.
+// bad notes which layers' keys a failed validation was about.
 func (w *keyWatch) bad(a *keyAnswer) {
-	w.audit.event(auditEvent{Event: "revalidate", Result: auditResultOf(a.Verdict), Layer: int(a.Layer), Reason: a.Error})
+	for _, f := range a.faults() {
+		w.audit.event(auditEvent{Event: "revalidate", Result: auditResultOf(f.Verdict), Reason: f.Error}.of(f.layers()...))
+	}
 	w.set(func(s *keyState) {
 		for i := range s.Layers {
 			s.Layers[i].Error = ""
-			if a.Layer == 0 || int(a.Layer) == i+1 {
-				s.Layers[i].Error = a.Error
+			for _, f := range a.faults() {
+				if f.Layer == 0 || int(f.Layer) == i+1 {
+					s.Layers[i].Error = f.Error
+				}
 			}
 		}
 	})

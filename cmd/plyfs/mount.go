@@ -232,8 +232,10 @@ func checkNesting(source, target string) error {
 }
 
 // collectPassphrases reads those that key stores or recovery slots ask for.
-// The daemon has no terminal, and none of the caller's descriptors.
+// The daemon has no terminal, and none of the caller's descriptors. A store that
+// cannot be read is left to it, which tells what it finds of the other layer too.
 func collectPassphrases(con *console, r *request, config *keystore.Config) error {
+	var failed [2]error
 	for _, s := range []struct {
 		ref  storeRef
 		into *[]byte
@@ -242,22 +244,13 @@ func collectPassphrases(con *console, r *request, config *keystore.Config) error
 			continue
 		}
 		if config.Recovers(s.ref.Layer, r.Keys.Recovery) {
-			var err error
-			if *s.into, err = r.Keys.recoveryPassphrase(con, s.ref.Layer); err != nil {
-				return err
-			}
+			*s.into, failed[s.ref.Layer-1] = r.Keys.recoveryPassphrase(con, s.ref.Layer)
 			continue
 		}
-		info, err := keystore.ReadStoreInfo(s.ref.Path)
-		if err != nil {
-			return err
-		}
-		if info.Protection != keystore.ByPassphrase {
+		if info, err := keystore.ReadStoreInfo(s.ref.Path); err != nil || info.Protection != keystore.ByPassphrase {
 			continue
 		}
-		if *s.into, err = con.readPassphrase(s.ref.Layer, s.ref.PassphraseFile, false); err != nil {
-			return err
-		}
+		*s.into, failed[s.ref.Layer-1] = con.readPassphrase(s.ref.Layer, s.ref.PassphraseFile, false)
 	}
-	return nil
+	return keystore.JoinLayers(failed[0], failed[1])
 }

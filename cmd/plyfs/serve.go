@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -467,9 +468,15 @@ func (m *mounting) endRunFile(closing error) {
 }
 
 // withPassphrases returns the keyring with its passphrases at hand: they are
-// read already, and none is asked for here.
+// read already, and none is asked for here. A descriptor that one was read from
+// is something else in this process.
 func (r *request) withPassphrases() keyring {
 	k := r.Keys
 	k.Stores.Data.secret, k.Stores.Infra.secret = r.Data, r.Infra
+	for _, s := range []*storeRef{&k.Stores.Data, &k.Stores.Infra} {
+		if strings.HasPrefix(s.PassphraseFile, mountopt.ByDescriptor) {
+			s.PassphraseFile = ""
+		}
+	}
 	return k
 }

@@ -122,7 +122,7 @@ func (v *Volume) GetXattr(id NodeID, name string) ([]byte, error) {
 		value, err = v.cipher.OpenXattr(owner, name, value)
 	}
 	if err != nil {
-		v.complain("extended attribute does not open", "inode", n.ino, "name", a.backing, "err", err)
+		v.complain("extended attribute does not open", "inode", n.ino, "xattr", a.backing, "err", err)
 		return nil, err
 	}
 	return value, nil
@@ -242,7 +242,7 @@ func (v *Volume) addSealed(n *Node, names []string, sealed map[string][]byte) ([
 			err = fmt.Errorf("extended attribute of another namespace: %w", ErrDamaged)
 		}
 		if err != nil {
-			v.complain("extended attribute does not open", "inode", n.ino, "name", at, "err", err)
+			v.complain("extended attribute does not open", "inode", n.ino, "xattr", at, "err", err)
 			continue
 		}
 		names = append(names, name)

@@ -88,7 +88,7 @@ var hints = []struct {
 	{ErrDenied, "Ask whoever manages the key: enable or restore it, or give this host access to it."},
 	{ErrUnavailable, "Check the network, the provider's configuration and its program, then try again."},
 	{ErrRetired, "Use a key that is in force: rotate what was retired, and re-wrap volumes with plyfs key rotate before the old key is retired."},
-	{ErrRolledBack, "Restore the newest copy. If an older one was restored on purpose: mount it with -o accept-rollback."},
+	{ErrRolledBack, "Restore the newest copy. If an older one was restored on purpose: mount it with -o accept-rollback=all."},
 	{ErrUsage, "Check what the command was given (plyfs help)."},
 	{fs.ErrPermission, "Run plyfs as root or as the owner of the file."},
 }

@@ -62,13 +62,16 @@ func (p Pins) Check(id cipher.VolumeID, now Pin) error {
 	for _, v := range []struct {
 		what      string
 		seen, now uint64
+		accept    string
 	}{
-		{"the data layer's keys are of generation", seen.Data, now.Data},
-		{"the infra layer's keys are of generation", seen.Infra, now.Infra},
-		{"the journal's superblock was written this often:", seen.Journal, now.Journal},
+		{"the data layer's keys are of generation", seen.Data, now.Data, "keys"},
+		{"the infra layer's keys are of generation", seen.Infra, now.Infra, "keys"},
+		{"the journal's superblock was written this often:", seen.Journal, now.Journal, "journal"},
 	} {
 		if v.now != 0 && v.now < v.seen {
-			return &fault{what: fmt.Sprintf("%s %d, and this host has seen %d", v.what, v.now, v.seen), kind: ErrRolledBack}
+			return &fault{what: fmt.Sprintf("%s %d, and this host has seen %d", v.what, v.now, v.seen), kind: ErrRolledBack,
+				hint: "Restore the newest copy. If an older one was restored on purpose: mount it with -o accept-rollback=" + v.accept +
+					", or all if keys and journal are older."}
 		}
 	}
 	return nil

@@ -158,8 +158,10 @@ const optionHelp = `Mount options, in a list after -o or in fstab's fourth field
   journal=DIR                  keep the journal there, on another disk; after a
                                crash the same directory is needed
   journal-size=SIZE            bound it to SIZE bytes, 16M to 64G; default 256M
-  accept-rollback              mount a volume that is older than this host has
-                               seen, or whose journal lost what was durable
+  accept-rollback=keys|journal|all
+                               mount a volume whose keys, or whose journal, are
+                               older than this host has seen; journal also: one
+                               that lost what was durable. Without a word: all
   revalidate=TIME              validate the keys again every TIME, such as 10m,
                                the default; 0: never
   grace=TIME                   how long nobody can be asked about the keys until

@@ -69,8 +69,11 @@ func TestHelpOptions(t *testing.T) {
 	}
 	for _, m := range regexp.MustCompile(`(?m)^  ([a-z_-]+)=`).FindAllStringSubmatch(r.stdout, -1) {
 		value := "1"
-		if m[1] == "journal-size" {
+		switch m[1] {
+		case "journal-size":
 			value = "16M"
+		case "accept-rollback":
+			value = "keys"
 		}
 		if _, err := mountopt.Parse(m[1] + "=" + value); err != nil && m[1] != "subtype" {
 			t.Errorf("option %s is explained and not understood: %v", m[1], err)

@@ -91,7 +91,7 @@ func editKeys(con *console, c *cli.Context, change func(*keyEdit) error) error {
 	for _, w := range v.config.Warnings() {
 		con.warn("%s", w)
 	}
-	if err := v.pins.check(v.config.Generations()); err != nil {
+	if err := v.pins.check(v.config.Generations(), false); err != nil {
 		return err
 	}
 	if err := change(k); err != nil {

@@ -47,6 +47,7 @@ type keyQuestion struct {
 	Lazy    bool     `json:"lazy,omitempty"`    // of unmount: also while it is in use
 
 	Pin    keystore.Pin `json:"pin"`              // of check-pins, raise-pins
+	Accept bool         `json:"accept,omitempty"` // of check-pins: an older state is taken
 	Config []byte       `json:"config,omitempty"` // of config: what to write
 	Erase  bool         `json:"erase,omitempty"`  // of config: overwrite what was there
 }
@@ -241,9 +242,9 @@ func (h *helper) unlock(ctx context.Context, q *keyQuestion) (a keyAnswer) {
 	u, err := unlock(ctx, r)
 	if err == nil {
 		h.config = r.Keys.Config
-		h.pins = &pinned{pins: keystore.Pins{Path: r.Pins}, id: u.params.VolumeID, accept: q.Op == "open" && r.Mount.Options.AcceptRollback,
+		h.pins = &pinned{pins: keystore.Pins{Path: r.Pins}, id: u.params.VolumeID,
 			warn: func(text string) { u.warnings = append(u.warnings, text) }}
-		if err = h.pins.check(u.generations); err == nil {
+		if err = h.pins.check(u.generations, q.Op == "open" && r.Mount.Options.AcceptOlderKeys); err == nil {
 			h.pins.raise(u.generations)
 		}
 	}

@@ -30,15 +30,15 @@ func pinsPath(con *console) string {
 
 // pinned is a volume that this host has seen, or sees now.
 type pinned struct {
-	pins   keystore.Pins
-	id     cipher.VolumeID
-	accept bool         // an older state is taken
-	warn   func(string) // what could not be done
+	pins keystore.Pins
+	id   cipher.VolumeID
+	warn func(string) // what could not be done
 }
 
 // check refuses a state that is older than this host has seen, unless that
-// is accepted. Where the file cannot be read, it warns and goes on.
-func (p *pinned) check(now keystore.Pin) error {
+// is accepted: then it is remembered. Where the file cannot be read, it warns and
+// goes on.
+func (p *pinned) check(now keystore.Pin, accept bool) error {
 	if p.pins.Path == "" {
 		return nil
 	}
@@ -46,7 +46,7 @@ func (p *pinned) check(now keystore.Pin) error {
 	if err == nil {
 		return nil
 	}
-	if isFault := errors.Is(err, keystore.ErrRolledBack) || errors.Is(err, keystore.ErrTampered) || errors.Is(err, keystore.ErrVersion); isFault && !p.accept {
+	if isFault := errors.Is(err, keystore.ErrRolledBack) || errors.Is(err, keystore.ErrTampered) || errors.Is(err, keystore.ErrVersion); isFault && !accept {
 		return err
 	}
 	p.warn(fmt.Sprintf("%v", err))
@@ -87,7 +87,7 @@ func (h *helper) remember(q *keyQuestion) (a keyAnswer) {
 	var err error
 	switch q.Op {
 	case "check-pins":
-		err = h.pins.check(q.Pin)
+		err = h.pins.check(q.Pin, q.Accept)
 	case "raise-pins":
 		h.pins.raise(q.Pin)
 	case "config":
@@ -133,9 +133,10 @@ func (c *keyClient) remember(q keyQuestion, warn func(string)) error {
 	return a.err()
 }
 
-// checkPins refuses a state that is older than this host has seen.
-func (c *keyClient) checkPins(now keystore.Pin, warn func(string)) error {
-	return c.remember(keyQuestion{Op: "check-pins", Pin: now}, warn)
+// checkPins refuses a state that is older than this host has seen, unless that is
+// accepted.
+func (c *keyClient) checkPins(now keystore.Pin, accept bool, warn func(string)) error {
+	return c.remember(keyQuestion{Op: "check-pins", Pin: now, Accept: accept}, warn)
 }
 
 // raisePins remembers a state; what could not be done is a warning.

@@ -36,11 +36,13 @@ func TestOlderVolumeIsRefused(t *testing.T) {
 	b.run(exitTampered, "mount", b.cipher, b.mnt)
 	b.run(exitTampered, "mount", "-o", "ro", b.cipher, b.mnt)
 	r := b.run(exitTampered, "mount", b.cipher, b.mnt) // trying changed nothing
-	wantText(t, "standard error", r.stderr, "older than this host has seen", "journal", "accept-rollback")
+	wantText(t, "standard error", r.stderr, "older than this host has seen", "journal", "accept-rollback=journal")
 	if _, ok := b.entry(); ok {
 		t.Fatal("it is mounted")
 	}
-	r = b.run(exitOK, "mount", "-o", "accept-rollback", b.cipher, b.mnt)
+	b.run(exitTampered, "mount", "-o", "accept-rollback=keys", b.cipher, b.mnt)
+	b.run(exitUsage, "mount", "-o", "accept-rollback=yes", b.cipher, b.mnt)
+	r = b.run(exitOK, "mount", "-o", "accept-rollback=journal", b.cipher, b.mnt)
 	wantText(t, "standard error", r.stderr, "warning: ", "older than this host has seen")
 	b.wantFile("a", "first")
 	b.run(exitOK, "umount", b.mnt)

@@ -270,9 +270,9 @@ func (m *mounting) open(root backing.Dir) (*volume.Volume, error) {
 	o := &m.r.Mount.Options
 	c := volume.Config{
 		Root: root, Cipher: m.u.cipher, ReadOnly: o.ReadOnly, Log: m.log,
-		JournalSize: o.JournalSize, AcceptRollback: o.AcceptRollback,
+		JournalSize: o.JournalSize, AcceptRollback: o.AcceptLostJournal,
 		Admit: func(position uint64) error {
-			return m.helper.checkPins(keystore.Pin{Journal: position}, m.warn)
+			return m.helper.checkPins(keystore.Pin{Journal: position}, o.AcceptLostJournal, m.warn)
 		},
 	}
 	if o.Journal != "" {
@@ -334,7 +334,7 @@ func volumeError(err error) error {
 		return &problem{err: err, code: exitTampered, hint: "the segments beside the superblock are those of another volume: put back the right ones"}
 	case errors.Is(err, journal.ErrTampered):
 		return &problem{err: err, code: exitTampered,
-			hint: "mount it with -o ro to save what is there; -o accept-rollback goes on without what is lost"}
+			hint: "mount it with -o ro to save what is there; -o accept-rollback=journal goes on without what is lost"}
 	case errors.Is(err, journal.ErrVersion):
 		return &problem{err: err, code: exitVersion, hint: "use a newer plyfs"}
 	case errors.Is(err, volume.ErrDamaged),

@@ -44,9 +44,11 @@ type Options struct {
 	Group   string // asserted; empty: not stated
 	Layers  int    // asserted: 1 or 2; 0: not stated, which means 2
 
-	Journal        string // directory of the journal's segments; empty: the ciphertext directory
-	JournalSize    int64  // bytes; 0: not stated
-	AcceptRollback bool
+	Journal     string // directory of the journal's segments; empty: the ciphertext directory
+	JournalSize int64  // bytes; 0: not stated
+
+	AcceptOlderKeys   bool // than the host has seen
+	AcceptLostJournal bool // one that lost what was durable, or is older than the host has seen
 
 	Revalidate time.Duration // between validations of the keys; 0: not stated; negative: never
 	Grace      time.Duration // without an answer about them; 0: not stated; negative: none
@@ -293,6 +295,21 @@ func setLayers(o *Options, v string) error {
 		return &OptionError{Option: "layers", Reason: "it is 1 or 2", Err: ErrValue}
 	}
 	o.Layers = n
+	return nil
+}
+
+// setAcceptRollback reads what is accepted to be older than it should be.
+func setAcceptRollback(o *Options, v string) error {
+	switch v {
+	case "keys":
+		o.AcceptOlderKeys = true
+	case "journal":
+		o.AcceptLostJournal = true
+	case "all":
+		o.AcceptOlderKeys, o.AcceptLostJournal = true, true
+	default:
+		return &OptionError{Option: "accept-rollback", Reason: "it is keys, journal or all", Err: ErrValue}
+	}
 	return nil
 }
 

@@ -101,6 +101,40 @@ func WriteConfig(path string, b []byte) error { return writeConfig(path, b, fals
 // beside them, with zeros. It reaches no copy, no snapshot, and nothing that flash or a copying filesystem keeps.
 func EraseConfig(path string, b []byte) error { return writeConfig(path, b, true, lockTimeout) }
 
+// DestroyConfig overwrites a volume's config, its copy, and what changes that crashed may have left beside them, with zeros
+// and removes them. What is not there any more is no error. It reaches no further than EraseConfig.
+func DestroyConfig(path string) error {
+	d, err := openFolder(filepath.Dir(path))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer d.close()
+	name := filepath.Base(path)
+	unlock, err := d.lock(name, lockTimeout)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	for _, n := range []string{name, name + backupSuffix} {
+		there, err := d.exists(n)
+		if err != nil {
+			return err
+		}
+		if there {
+			if err := errors.Join(d.overwrite(n), d.error("remove", n, unix.Unlinkat(d.fd, n, 0))); err != nil {
+				return err
+			}
+		}
+	}
+	if err := d.zeroLeftovers(name+".tmp-", name+backupSuffix+".tmp-"); err != nil {
+		return err
+	}
+	return d.error("remove", name+".lock", unix.Unlinkat(d.fd, name+".lock", 0))
+}
+
 func writeConfig(path string, b []byte, erase bool, timeout time.Duration) error {
 	f, err := parseVolumeFile(filepath.Base(path), b)
 	if err != nil {

@@ -17,6 +17,9 @@ type Names struct {
 // String returns "cluster/group".
 func (n Names) String() string { return n.Cluster + "/" + n.Group }
 
+// CheckProviderName returns ErrName for what can be no name of a provider.
+func CheckProviderName(name string) error { return validateName("provider", name) }
+
 // Validate returns ErrName unless both names are 1 to 63 characters of a-z, 0-9 and '-' (FORMAT.md §2).
 func (n Names) Validate() error {
 	if err := validateName("cluster", n.Cluster); err != nil {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
@@ -17,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/plyfs/plyfs/cmd/internal/dockervolume"
+	"github.com/plyfs/plyfs/cmd/internal/mountopt"
 	"github.com/plyfs/plyfs/fs/backing"
 	"github.com/plyfs/plyfs/fs/volume"
 	"github.com/plyfs/plyfs/keystore"
@@ -27,25 +29,105 @@ import (
 // the memory of the plugin, and a daemon is nobody's child when its 'plyfs
 // mount' has left.
 type dockerHost struct {
-	stateDir  string   // of run files
-	storeArgs []string // flags that name the key stores
-	log       *slog.Logger
+	stateDir string // of run files
+	keys     dockerKeys
+	log      *slog.Logger
+}
+
+// dockerKeys says what opens the plugin's volumes and how their keys are watched.
+// All of it is the host's: nothing of it comes from Docker. Paths are absolute.
+type dockerKeys struct {
+	StoreArgs    []string // flags that name the key stores and providers
+	Provider     string   // of a customer-managed key for new volumes; empty: none
+	ConfigDir    string   // of the wrapped keys of new volumes; empty: in their ciphertext
+	JournalDir   string   // of the journals; empty: in the ciphertext
+	MountOptions []string // as after -o
+}
+
+// config is where the wrapped keys of a volume lie if they are not in its
+// ciphertext directory, or "".
+func (k *dockerKeys) config(name string) string {
+	if k.ConfigDir == "" {
+		return ""
+	}
+	return filepath.Join(k.ConfigDir, name, keystore.ConfigName)
+}
+
+// configOf is config for a volume that is there: one that was made before keys
+// were kept elsewhere, or was taken from elsewhere, has them in its ciphertext.
+func (k *dockerKeys) configOf(name string) (string, error) {
+	path := k.config(name)
+	if path == "" {
+		return "", nil
+	}
+	if there, err := exists(filepath.Dir(path)); !there || err != nil {
+		return "", err
+	}
+	return path, nil
+}
+
+// journal is the directory of a volume's journal, or "".
+func (k *dockerKeys) journal(name string) string {
+	if k.JournalDir == "" {
+		return ""
+	}
+	return filepath.Join(k.JournalDir, name)
 }
 
 var _ dockervolume.Host = (*dockerHost)(nil)
 
-func (h *dockerHost) Make(ctx context.Context, dir string, o dockervolume.Options) error {
-	args := append([]string{"init"}, h.storeArgs...)
+func (h *dockerHost) Make(ctx context.Context, name, dir string, o dockervolume.Options) error {
+	args := append([]string{"init"}, h.keys.StoreArgs...)
 	// With '=', since a name may start with '-'.
 	args = append(args, "--cluster="+o.Cluster, "--group="+o.Group, "--block-size="+strconv.Itoa(o.BlockSize))
 	if o.Layers == 1 {
 		args = append(args, "--single-layer")
 	}
-	return h.run(ctx, true, append(args, "--", dir)...)
+	if h.keys.Provider != "" {
+		args = append(args, "--provider="+h.keys.Provider)
+	}
+	config := h.keys.config(name)
+	if config == "" {
+		return h.run(ctx, true, append(args, "--", dir)...)
+	}
+	place := filepath.Dir(config)
+	if err := os.Mkdir(place, 0o700); errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("%s is there and may hold the keys of a volume of that name: move it away only if that volume is gone for good: %w", place, err)
+	} else if err != nil {
+		return fmt.Errorf("directory of the wrapped keys: %w", err)
+	}
+	if err := h.run(ctx, true, append(args, "--config="+config, "--", dir)...); err != nil {
+		return errors.Join(err, forgetConfig(config))
+	}
+	return nil
 }
 
-func (h *dockerHost) Describe(dir string) (d dockervolume.Description, err error) {
-	config, err := readConfig(configPath(dir, ""))
+// Forget erases the wrapped keys of a volume and removes its journal.
+func (h *dockerHost) Forget(name string) error {
+	var err error
+	if config := h.keys.config(name); config != "" {
+		err = forgetConfig(config)
+	}
+	if dir := h.keys.journal(name); dir != "" {
+		err = errors.Join(err, os.RemoveAll(dir))
+	}
+	return err
+}
+
+// forgetConfig erases a config that has a directory of its own.
+func forgetConfig(path string) error {
+	if err := keystore.DestroyConfig(path); err != nil {
+		return err
+	}
+	return os.RemoveAll(filepath.Dir(path))
+}
+
+func (h *dockerHost) Describe(name, dir string) (d dockervolume.Description, err error) {
+	named, err := h.keys.configOf(name)
+	if err != nil {
+		return d, err
+	}
+	config, err := readConfig(configPath(dir, named))
 	if err != nil {
 		return d, err
 	}
@@ -60,8 +142,24 @@ func (h *dockerHost) Describe(dir string) (d dockervolume.Description, err error
 	return d, nil
 }
 
-func (h *dockerHost) Mount(ctx context.Context, source, target string, o dockervolume.Options) error {
-	args := append([]string{"mount"}, h.storeArgs...)
+func (h *dockerHost) Mount(ctx context.Context, name, source, target string, o dockervolume.Options) error {
+	args := append([]string{"mount"}, h.keys.StoreArgs...)
+	config, err := h.keys.configOf(name)
+	if err != nil {
+		return err
+	}
+	if config != "" {
+		args = append(args, "--config="+config)
+	}
+	if dir := h.keys.journal(name); dir != "" {
+		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+			return fmt.Errorf("directory of the journal: %w", err)
+		}
+		args = append(args, "-o", "journal="+mountopt.Escape(dir))
+	}
+	for _, option := range h.keys.MountOptions {
+		args = append(args, "-o", option)
+	}
 	for name, value := range map[string]string{"cluster": o.Cluster, "group": o.Group, "journal-size": o.JournalSize} {
 		if value != "" {
 			args = append(args, "-o", name+"="+value)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/plyfs/plyfs/cmd/internal/dockervolume"
 	"github.com/plyfs/plyfs/cmd/internal/mountopt"
+	"github.com/plyfs/plyfs/keystore"
 )
 
 // dockerChoice is what the command line says of the plugin.
@@ -21,7 +22,7 @@ type dockerChoice struct {
 	StateDir, MountDir, Socket string
 	Allow                      []string
 	Defaults                   dockervolume.Options
-	StoreArgs                  []string // flags of key stores, for the commands that it runs
+	Keys                       dockerKeys
 	Log                        logChoice
 }
 
@@ -41,6 +42,13 @@ func dockerPluginCommand(con *console) *cli.Command {
 			&cli.StringSliceFlag{Name: "allow-dir", Usage: "let -o cipherdir= name volumes below `DIR`; may be repeated"},
 			&cli.StringFlag{Name: "log", Usage: "write the plugin's log to `FILE` (default: standard error)"},
 			&cli.BoolFlag{Name: "debug", Usage: "log more"},
+			&cli.StringFlag{Name: "provider", Usage: "put the customer-managed key of the key provider `NAME` on the data layer of volumes that are made"},
+			providersFlag(),
+			&cli.StringFlag{Name: "config-dir", Usage: "keep the wrapped keys of volumes that are made in `DIR`, on another medium (default: in their ciphertext)"},
+			&cli.StringFlag{Name: "journal-dir", Usage: "keep the journals below `DIR`, on another disk (default: in the ciphertext)"},
+			&cli.StringFlag{Name: "revalidate", Usage: "validate the keys of mounted volumes every `TIME` (default: 10m; 0: never)"},
+			&cli.StringFlag{Name: "grace", Usage: "`TIME` without an answer about its keys until a volume turns inaccessible (default: 30m)"},
+			&cli.StringFlag{Name: "audit", Usage: "tell of key events and authentication failures in `FILE`, or syslog (default: syslog, else each volume's log)"},
 		}, nameFlags()...), storeFlags()...),
 		Action: func(c *cli.Context) error {
 			if _, err := places(c); err != nil {
@@ -81,16 +89,64 @@ func dockerChoiceOf(c *cli.Context) (*dockerChoice, error) {
 	}
 	d.Log.Fallback = d.Log.File
 	var err error
-	d.StoreArgs, err = storeArgs(c)
+	d.Keys, err = dockerKeysOf(c)
 	return d, err
+}
+
+// dockerKeysOf reads the flags about keys.
+func dockerKeysOf(c *cli.Context) (dockerKeys, error) {
+	k := dockerKeys{Provider: c.String("provider"), ConfigDir: c.String("config-dir"), JournalDir: c.String("journal-dir")}
+	if c.IsSet("provider") {
+		if err := keystore.CheckProviderName(k.Provider); err != nil {
+			return k, err
+		}
+	}
+	for name, dir := range map[string]*string{"config-dir": &k.ConfigDir, "journal-dir": &k.JournalDir} {
+		if err := makeAbsolute(dir); err != nil {
+			return k, err
+		}
+		if c.IsSet(name) && *dir == "" {
+			return k, usageError("", "--%s: an empty path", name)
+		}
+		if st, err := os.Stat(*dir); *dir != "" && (err != nil || !st.IsDir()) {
+			return k, &problem{err: fmt.Errorf("--%s %s: it is no directory", name, *dir), code: exitFailure, // it may come yet
+				hint: "mount what is to be there, or make it, for root alone: mkdir -m 0700 " + *dir}
+		}
+	}
+	for _, name := range []string{"revalidate", "grace", "audit"} {
+		if !c.IsSet(name) {
+			continue
+		}
+		value := c.String(name)
+		if name == "audit" && value != auditSyslog {
+			if err := makeAbsolute(&value); err != nil {
+				return k, err
+			}
+		}
+		option := name + "=" + mountopt.Escape(value)
+		if _, err := mountopt.Parse(option); err != nil {
+			return k, err
+		}
+		k.MountOptions = append(k.MountOptions, option)
+	}
+	var err error
+	k.StoreArgs, err = storeArgs(c)
+	return k, err
 }
 
 // storeArgs are the flags of key stores once more, for a command that runs
 // elsewhere and later.
 func storeArgs(c *cli.Context) ([]string, error) {
 	var o mountopt.Options
-	flagsOverOptions(c, &o)
+	keyringFlagsOverOptions(c, &o)
 	var args []string
+	for layer, from := range map[string]string{"data": o.DataPassphraseFile, "infra": o.InfraPassphraseFile} {
+		for kind, scheme := range map[string]string{"program": mountopt.ByProgram, "credential": mountopt.ByCredential} {
+			if value, ok := strings.CutPrefix(from, scheme); ok {
+				args = append(args, "--"+layer+"-passphrase-"+kind+"="+value)
+			}
+		}
+	}
 	for name, path := range map[string]string{
 		"keystore":              o.Keystore,
 		"data-keystore":         o.DataKeystore,
@@ -99,7 +155,11 @@ func storeArgs(c *cli.Context) ([]string, error) {
 		"infra-key-file":        o.InfraKeyFile,
 		"data-passphrase-file":  o.DataPassphraseFile,
 		"infra-passphrase-file": o.InfraPassphraseFile,
+		"providers":             o.Providers,
 	} {
+		if strings.HasPrefix(path, mountopt.ByProgram) || strings.HasPrefix(path, mountopt.ByCredential) {
+			continue
+		}
 		if strings.HasPrefix(path, "fd:") {
 			return nil, usageError("name a file that holds the passphrase", "%s: a descriptor can be read once, and volumes are mounted again and again", name)
 		}
@@ -107,7 +167,7 @@ func storeArgs(c *cli.Context) ([]string, error) {
 			return nil, err
 		}
 		if path != "" {
-			args = append(args, "--"+name, path)
+			args = append(args, "--"+name+"="+path)
 		}
 	}
 	return args, nil
@@ -132,7 +192,7 @@ func dockerPlugin(con *console, d *dockerChoice) error {
 	p, err := dockervolume.Open(ctx, dockervolume.Config{
 		StateDir: d.StateDir, MountDir: d.MountDir, Allow: d.Allow, Defaults: d.Defaults,
 		BootID: strings.TrimSpace(string(boot)), Settle: settleTime, Log: log.Logger,
-		Host: &dockerHost{stateDir: stateDir(con), storeArgs: d.StoreArgs, log: log.Logger},
+		Host: &dockerHost{stateDir: stateDir(con), keys: d.Keys, log: log.Logger},
 	})
 	if err != nil {
 		return err

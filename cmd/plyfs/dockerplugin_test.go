@@ -30,7 +30,7 @@ type pluginBench struct {
 	client               *http.Client
 }
 
-func newPluginBench(t *testing.T) *pluginBench {
+func newPluginBench(t *testing.T, keystoreArgs ...string) *pluginBench {
 	t.Helper()
 	needMounts(t)
 	b := &pluginBench{bench: newBench(t)}
@@ -44,8 +44,10 @@ func newPluginBench(t *testing.T) *pluginBench {
 	if err := os.Mkdir(b.allow, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	b.run(exitOK, "keystore", "init")
-	b.start()
+	b.run(exitOK, append([]string{"keystore", "init"}, keystoreArgs...)...)
+	if len(keystoreArgs) == 0 {
+		b.start()
+	}
 	t.Cleanup(func() {
 		b.end(unix.SIGTERM)
 		if t.Failed() {
@@ -348,6 +350,85 @@ func TestDockerPluginManyAtOnce(t *testing.T) {
 	}
 }
 
+// What an operator with a customer-managed key says to the plugin holds for its
+// volumes: their keys and journals lie elsewhere, are watched, and go with them.
+func TestDockerPluginKeys(t *testing.T) {
+	needMounts(t)
+	b := newPluginBench(t, "--cluster", "prod", "--group", "db-1")
+	cmk := b.provider("kms")
+	dir := func(name string) string {
+		path := filepath.Join(b.dir, name)
+		b.must(os.Mkdir(path, 0o700))
+		return path
+	}
+	configs, journals, audit := dir("a, b"), dir("journals"), filepath.Join(b.dir, `audit,"x`)
+	flags := []string{"--cluster", "prod", "--group", "db-1", "--provider", "kms", "--config-dir", configs, "--journal-dir", journals,
+		"--revalidate", "1h", "--grace", "0", "--audit", audit, "--providers", filepath.Join(b.dir, "providers")}
+	b.start(flags...)
+
+	b.must(os.WriteFile(cmk, []byte("disabled"), 0o600))
+	b.wantErr(b.ask("Create", dockerArgs{Name: "db"}, nil), "denied")
+	b.must(os.WriteFile(cmk, []byte("v1"), 0o600))
+	b.must(b.ask("Create", dockerArgs{Name: "db"}, nil)) // nothing was left in the way
+	config, data := filepath.Join(configs, "db/plyfs.json"), filepath.Join(b.state, "data/db")
+	b.run(exitNotVolume, "info", data)
+	wantText(t, "key ls", b.run(exitOK, "key", "ls", "--config", config, data).stdout, "group+provider: cluster prod, group db-1", "provider kms")
+
+	at := b.use("db", "one")
+	writeAndRead(t, at, "content")
+	if in, _ := filepath.Glob(filepath.Join(journals, "db/plyfs-*/*")); len(in) == 0 {
+		t.Error("the journal is not where it was said to be")
+	}
+	wantText(t, "status", b.run(exitOK, "status", at).stdout, "every 1h", "provider kms")
+	b.must(os.WriteFile(cmk, []byte("disabled"), 0o600))
+	b.run(exitInaccessible, "revalidate", at)
+	b.must(os.WriteFile(cmk, []byte("v1"), 0o600))
+	b.run(exitOK, "revalidate", at)
+	wantRead(t, at, "content")
+	for _, event := range []string{"unlock", "revalidate", "inaccessible", "available"} {
+		if len(b.auditLines(audit, event)) == 0 {
+			t.Errorf("no %s in the audit log", event)
+		}
+	}
+
+	b.end(unix.SIGTERM)
+	b.start(flags...)
+	b.must(b.ask("Unmount", dockerArgs{Name: "db", ID: "one"}, nil))
+	wantRead(t, b.use("db", "two"), "content")
+	b.must(b.ask("Unmount", dockerArgs{Name: "db", ID: "two"}, nil))
+
+	b.must(b.ask("Remove", dockerArgs{Name: "db"}, nil))
+	for _, left := range []string{configs, journals} {
+		if in, _ := os.ReadDir(left); len(in) != 0 {
+			t.Errorf("left in %s: %v", left, in)
+		}
+	}
+	// Keys that nobody knows are not overwritten.
+	b.must(os.Mkdir(filepath.Join(configs, "db"), 0o700))
+	b.wantErr(b.ask("Create", dockerArgs{Name: "db"}, nil), "exists", "gone for good")
+	if there, _ := exists(filepath.Join(configs, "db")); !there {
+		t.Error("they are gone")
+	}
+}
+
+// Passphrases come from where the plugin's own command line says.
+func TestDockerPluginPassphrases(t *testing.T) {
+	pass := filepath.Join(t.TempDir(), "pass")
+	if err := os.WriteFile(pass, []byte("a long enough passphrase\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b := newPluginBench(t, "--data-passphrase-file", pass, "--infra-passphrase-file", pass)
+	program := b.file("ask", "#!/bin/sh\ncat "+pass+"\n")
+	if err := os.Chmod(program, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	b.start("--data-passphrase-program", program, "--infra-passphrase-file", pass)
+	b.must(b.ask("Create", dockerArgs{Name: "db"}, nil))
+	writeAndRead(t, b.use("db", "one"), "content")
+	b.must(b.ask("Unmount", dockerArgs{Name: "db", ID: "one"}, nil))
+	b.wantErr(b.ask("Create", dockerArgs{Name: "x", Opts: map[string]string{"data-passphrase-file": pass}}, nil), "unknown option")
+}
+
 // A name that looks like a flag is a name.
 func TestDockerPluginNamesAreNoFlags(t *testing.T) {
 	b := newPluginBench(t)
@@ -367,5 +448,11 @@ func TestDockerPluginRefuses(t *testing.T) {
 	wantText(t, "standard error", r.stderr, "descriptor")
 	b.run(exitUsage, "docker-plugin", "--group", "A B")
 	b.run(exitUsage, "docker-plugin", "--allow-dir", "")
+	b.run(exitUsage, "docker-plugin", "--revalidate", "soon")
+	b.run(exitUsage, "docker-plugin", "--audit", "")
+	b.run(exitUsage, "docker-plugin", "--provider", "A/B")
+	b.run(exitUsage, "docker-plugin", "--config-dir", "")
+	r = b.run(exitFailure, "docker-plugin", "--journal-dir", b.dir+"/none")
+	wantText(t, "standard error", r.stderr, "--journal-dir", "mkdir")
 	b.run(exitUsage, "docker-plugin", "argument")
 }

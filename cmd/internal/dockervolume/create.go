@@ -119,15 +119,15 @@ func (p *Plugin) make(ctx context.Context, e *entry, o Options) error {
 		return err
 	}
 	fresh := p.path("new", e.name+"."+suffix())
-	err := p.config.Host.Make(ctx, fresh, o.withDefaults(p.config.Defaults))
-	if err == nil && ctx.Err() != nil {
-		err = context.Cause(ctx)
+	err := p.config.Host.Make(ctx, e.name, fresh, o.withDefaults(p.config.Defaults))
+	if err != nil {
+		return errors.Join(err, os.RemoveAll(fresh))
 	}
-	if err == nil {
+	if err = context.Cause(ctx); err == nil {
 		err = os.Rename(fresh, home)
 	}
 	if err != nil {
-		return errors.Join(err, os.RemoveAll(fresh))
+		return errors.Join(err, p.config.Host.Forget(e.name), os.RemoveAll(fresh))
 	}
 	return syncDir(p.path("data"))
 }
@@ -147,7 +147,7 @@ func (p *Plugin) checkAdopted(e *entry, o Options) error {
 		return err
 	}
 	defer dir.Close()
-	about, err := p.config.Host.Describe(fdPath(dir))
+	about, err := p.config.Host.Describe(e.name, fdPath(dir))
 	if err != nil {
 		return fmt.Errorf("cipherdir=%s: %w", o.CipherDir, err)
 	}
@@ -248,8 +248,12 @@ func (p *Plugin) finishRemoval(ctx context.Context, e *entry) error {
 	return nil
 }
 
-// discard renames the ciphertext away and deletes it in the background.
+// discard renames the ciphertext away and deletes it in the background. What is
+// kept of the volume elsewhere goes first: without its keys the rest is noise.
 func (p *Plugin) discard(e *entry) error {
+	if err := p.config.Host.Forget(e.name); err != nil {
+		return err
+	}
 	trash := p.path("trash", e.name+"."+suffix())
 	err := os.Rename(p.path("data", e.name), trash)
 	if errors.Is(err, os.ErrNotExist) {

@@ -46,7 +46,7 @@ func (h *fakeHost) called() string {
 	return s
 }
 
-func (h *fakeHost) Make(_ context.Context, dir string, o Options) error {
+func (h *fakeHost) Make(_ context.Context, _, dir string, o Options) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.note("make")
@@ -67,7 +67,7 @@ func writeVolume(dir string, d Description) error {
 	return os.WriteFile(filepath.Join(dir, "plyfs.json"), b, 0o600)
 }
 
-func (h *fakeHost) Describe(dir string) (d Description, err error) {
+func (h *fakeHost) Describe(_, dir string) (d Description, err error) {
 	b, err := os.ReadFile(filepath.Join(dir, "plyfs.json"))
 	if err != nil {
 		return d, err
@@ -75,7 +75,14 @@ func (h *fakeHost) Describe(dir string) (d Description, err error) {
 	return d, json.Unmarshal(b, &d)
 }
 
-func (h *fakeHost) Mount(ctx context.Context, source, target string, _ Options) error {
+func (h *fakeHost) Forget(name string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.note("forget %s", name)
+	return nil
+}
+
+func (h *fakeHost) Mount(ctx context.Context, _, source, target string, _ Options) error {
 	if h.mountGate != nil {
 		h.mountGate(ctx, source)
 	}

@@ -9,13 +9,17 @@ import (
 // concurrent use. A call whose context ends undoes what it did, or leaves it to
 // be found by State.
 type Host interface {
-	// Make makes a volume in dir, which is missing. o has its defaults.
-	Make(ctx context.Context, dir string, o Options) error
-	// Describe reads what a ciphertext directory says of itself, without keys.
-	Describe(dir string) (Description, error)
+	// Make makes the volume of a name in dir, which is missing. o has its defaults.
+	Make(ctx context.Context, name, dir string, o Options) error
+	// Describe reads what a volume says of itself, without keys. dir is its
+	// ciphertext directory.
+	Describe(name, dir string) (Description, error)
+	// Forget removes what was kept elsewhere than in the ciphertext directory of
+	// a volume that Make made, or is gone. It can be repeated.
+	Forget(name string) error
 	// Mount starts a daemon that outlives this process, and returns when it
 	// serves the volume in source at target.
-	Mount(ctx context.Context, source, target string, o Options) error
+	Mount(ctx context.Context, name, source, target string, o Options) error
 	// Unmount returns when the volume is closed; ErrBusy if something of this
 	// machine still has files open at target.
 	Unmount(ctx context.Context, source, target string) error

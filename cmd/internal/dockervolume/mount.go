@@ -74,7 +74,7 @@ func (p *Plugin) mount(ctx context.Context, e *entry) error {
 			return err
 		}
 	}
-	if err := p.config.Host.Mount(ctx, p.source(e), target, e.Options); err != nil {
+	if err := p.config.Host.Mount(ctx, e.name, p.source(e), target, e.Options); err != nil {
 		return errors.Join(err, p.unbind(e))
 	}
 	return nil

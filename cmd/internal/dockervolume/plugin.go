@@ -156,7 +156,7 @@ func (p *Plugin) takeBack() error {
 		if checkName(name) != nil || !d.IsDir() || p.entries[name] != nil {
 			continue
 		}
-		about, err := p.config.Host.Describe(p.path("data", name))
+		about, err := p.config.Host.Describe(name, p.path("data", name))
 		if err != nil {
 			p.config.Log.Error("a directory that is no volume", "dir", p.path("data", name), "error", err)
 			continue

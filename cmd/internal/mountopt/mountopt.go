@@ -247,6 +247,11 @@ func split(list string) ([]item, error) {
 	return items, nil
 }
 
+// Escape returns what stands for a value in a list.
+func Escape(value string) string {
+	return strings.NewReplacer(`\`, `\\`, `,`, `\,`, `"`, `\"`).Replace(value)
+}
+
 // set applies one element.
 func (o *Options) set(it item) error {
 	if strings.HasPrefix(it.name, "x-") || strings.HasPrefix(it.name, "X-") {

@@ -45,6 +45,7 @@ type control func(ctx context.Context, args json.RawMessage) (any, error)
 func (m *mounting) controls() map[string]control {
 	table := map[string]control{
 		"process": m.own.status,
+		"collect": m.own.collect,
 		"journal": func(context.Context, json.RawMessage) (any, error) { return journalStatusOf(m.volume), nil },
 		"remount": m.mayRemount,
 		"config":  m.writeConfig,

@@ -46,6 +46,7 @@ func serve(ctx context.Context, r *request, h host) (err error) {
 	guard.NoDump = guard.miss("core dumps are not off", harden())
 	guard.Locked = guard.miss("keys may get to swap", lockMemory())
 	raiseLimits()
+	limitMemory()
 	signal.Ignore(unix.SIGPIPE) // a log reader that goes away must not end the mount
 
 	log, err := openLog(r.Log)

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/plyfs/plyfs/integration/scratch"
 	"golang.org/x/sys/unix"
 )
 
@@ -249,7 +250,7 @@ func TestMountProgram(t *testing.T) {
 			script := "mount --bind " + sbin + " /usr/local/sbin; trap 'umount -l /usr/local/sbin' EXIT; " +
 				mount + "; findmnt -rno SOURCE,FSTYPE " + v.mnt + "; echo content >" + v.mnt + "/f; plyfs umount " + v.mnt
 			cmd := exec.Command("unshare", append(unshare, "sh", "-ec", script)...)
-			cmd.Env = plyfsEnv()
+			cmd.Env = scratch.Environ(env.scratch)
 			cmd.WaitDelay = 2 * time.Second
 			out, err := cmd.CombinedOutput()
 			if err != nil && !errors.Is(err, exec.ErrWaitDelay) {

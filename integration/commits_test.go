@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/plyfs/plyfs/integration/process"
 	"golang.org/x/sys/unix"
 )
 
@@ -83,13 +84,13 @@ func TestKillKeepsCommits(t *testing.T) {
 			m.sql(t, "CREATE TABLE sb.acked (id BIGINT PRIMARY KEY, filler VARCHAR(200)) ENGINE=InnoDB")
 			acked := int64(0)
 			for round := range steps(3) {
-				load, err := spawn(m.sysbench("--time=60", "run"))
+				load, err := process.Start(m.sysbench("--time=60", "run"))
 				check(t, err)
 				c := m.count(t, acked)
 				time.Sleep(time.Duration(900+round*700) * time.Millisecond)
-				v.daemon.signal(unix.SIGKILL)
+				v.daemon.Signal(unix.SIGKILL)
 				m.kill()
-				load.wait(startTimeout)
+				load.Wait(startTimeout)
 				<-c.done
 				v.kill(t)
 				check(t, v.mount())

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/plyfs/plyfs/integration/process"
 	"golang.org/x/sys/unix"
 )
 
@@ -329,12 +330,12 @@ func TestKillMariaDB(t *testing.T) {
 	m.prepare(t)
 	for round := range 2 {
 		load := m.sysbench("--time=60", "run")
-		p, err := spawn(load)
+		p, err := process.Start(load)
 		check(t, err)
 		time.Sleep(time.Duration(1500+round*1100) * time.Millisecond)
-		v.daemon.signal(unix.SIGKILL)
+		v.daemon.Signal(unix.SIGKILL)
 		m.kill()
-		p.wait(startTimeout)
+		p.Wait(startTimeout)
 		v.kill(t)
 		if err := v.mount(); err != nil {
 			t.Fatalf("round %d: %v", round, err)

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/plyfs/plyfs/integration/scratch"
 )
 
 // fipsBin is plyfs built against a frozen Go Cryptographic Module.
@@ -29,7 +31,7 @@ func fipsBin(t *testing.T) string {
 // fipsRun runs the FIPS build, with what GODEBUG is to say.
 func fipsRun(bin, godebug string, args ...string) ([]byte, error) {
 	cmd := exec.Command(bin, args...)
-	cmd.Env = append(plyfsEnv(), "GODEBUG="+godebug)
+	cmd.Env = append(scratch.Environ(env.scratch), "GODEBUG="+godebug)
 	return cmd.CombinedOutput()
 }
 

@@ -55,14 +55,14 @@ func TestInFlight(t *testing.T) {
 	// stopped runs f while the daemon stands still, and says how many requests
 	// came together. finish waits for what f has begun.
 	stopped := func(f func(), finish func()) int {
-		v.daemon.signal(unix.SIGSTOP)
-		awaitStop(t, v.daemon.cmd.Process.Pid)
+		v.daemon.Signal(unix.SIGSTOP)
+		awaitStop(t, v.daemon.Cmd.Process.Pid)
 		most := 0
 		f()
 		for end := time.Now().Add(3 * time.Second); most < depth && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 			most = max(most, readInt(t, waiting))
 		}
-		v.daemon.signal(unix.SIGCONT)
+		v.daemon.Signal(unix.SIGCONT)
 		finish()
 		return most
 	}

@@ -4,11 +4,12 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/plyfs/plyfs/integration/process"
+	"github.com/plyfs/plyfs/integration/scratch"
 	"golang.org/x/sys/unix"
 )
 
@@ -19,20 +20,20 @@ func TestKilledWhileMounting(t *testing.T) {
 	defer v.close(t)
 	for range 25 {
 		cmd := exec.Command(env.bin, "mount", "--keystore", v.keys, "-f", v.cipher, v.mnt)
-		cmd.Env = append(plyfsEnv(), "XDG_STATE_HOME="+filepath.Join(v.root, "state"))
-		p, err := spawn(cmd)
+		cmd.Env = scratch.Environ(v.root)
+		p, err := process.Start(cmd)
 		check(t, err)
 		for end := time.Now().Add(startTimeout); !inMountTable(t, v.mnt); time.Sleep(time.Millisecond / 4) {
-			if p.exited() || time.Now().After(end) {
-				p.dump()
+			if p.Exited() || time.Now().After(end) {
+				p.Dump()
 				t.Fatal("no mount")
 			}
 		}
 		time.Sleep(time.Duration(rand.IntN(8000)) * time.Microsecond)
-		p.signal(unix.SIGKILL)
-		if !p.wait(startTimeout) {
+		p.Signal(unix.SIGKILL)
+		if !p.Wait(startTimeout) {
 			unix.Unmount(v.mnt, unix.MNT_FORCE) // which frees it
-			p.wait(startTimeout)
+			p.Wait(startTimeout)
 			t.Fatal("a daemon that was killed waits for its own mount")
 		}
 		for inMountTable(t, v.mnt) {

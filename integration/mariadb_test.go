@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/plyfs/plyfs/integration/process"
 	"golang.org/x/sys/unix"
 )
 
@@ -21,7 +22,7 @@ import (
 type mariadb struct {
 	data string
 	run  string // socket, pid, error log
-	proc *process
+	proc *process.Process
 }
 
 // installMariaDB makes a data directory owned by user mysql.
@@ -57,14 +58,14 @@ func (m *mariadb) start(extra ...string) error {
 		"--innodb-flush-log-at-trx-commit=1", "--log-bin=binlog", "--sync-binlog=1", "--server-id=1", "--tmpdir=" + m.data}
 	cmd := exec.Command("mariadbd", append(args, extra...)...)
 	var err error
-	if m.proc, err = spawn(cmd); err != nil {
+	if m.proc, err = process.Start(cmd); err != nil {
 		return err
 	}
 	for end := time.Now().Add(60 * time.Second); ; time.Sleep(50 * time.Millisecond) {
 		if _, err = m.try("SELECT 1"); err == nil {
 			return nil
 		}
-		if m.proc.exited() || time.Now().After(end) {
+		if m.proc.Exited() || time.Now().After(end) {
 			m.kill()
 			return fmt.Errorf("mariadbd does not start: %v\n%s", err, tail(m.log(), 3000))
 		}
@@ -92,21 +93,21 @@ func (m *mariadb) sql(t testing.TB, sql string) string {
 // stop shuts down and waits.
 func (m *mariadb) stop(t testing.TB) {
 	t.Helper()
-	m.proc.signal(unix.SIGTERM)
-	if !m.proc.wait(60 * time.Second) {
+	m.proc.Signal(unix.SIGTERM)
+	if !m.proc.Wait(60 * time.Second) {
 		m.kill()
 		t.Fatalf("mariadbd does not stop\n%s", tail(m.log(), 3000))
 	}
-	if m.proc.code() != 0 {
-		t.Fatalf("mariadbd ended with %d\n%s", m.proc.code(), tail(m.log(), 3000))
+	if m.proc.Code() != 0 {
+		t.Fatalf("mariadbd ended with %d\n%s", m.proc.Code(), tail(m.log(), 3000))
 	}
 }
 
 // kill ends the server hard; for use at the end of tests too.
 func (m *mariadb) kill() {
-	if m.proc != nil && !m.proc.exited() {
-		m.proc.signal(syscall.SIGKILL)
-		m.proc.wait(startTimeout)
+	if m.proc != nil && !m.proc.Exited() {
+		m.proc.Signal(syscall.SIGKILL)
+		m.proc.Wait(startTimeout)
 	}
 }
 

@@ -118,7 +118,7 @@ func runCases(t *testing.T, p place, cases []posixCase) {
 func sharedMount(t testing.TB) *volume {
 	t.Helper()
 	v := env.shared
-	if v != nil && v.daemon != nil && !v.daemon.exited() {
+	if v != nil && v.daemon != nil && !v.daemon.Exited() {
 		return v
 	}
 	if v != nil {

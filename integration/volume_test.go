@@ -7,13 +7,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/plyfs/plyfs/integration/process"
+	"github.com/plyfs/plyfs/integration/scratch"
 	"golang.org/x/sys/unix"
 )
 
@@ -26,8 +27,8 @@ type volume struct {
 	mnt    string
 	opts   []string // further arguments of mount
 
-	daemon *process // nil when not mounted by this harness
-	logs   string   // what every daemon of this volume wrote, one after another
+	daemon *process.Process // nil when not mounted by this harness
+	logs   string           // what every daemon of this volume wrote, one after another
 }
 
 // startTimeout bounds how long a mount or an unmount may take.
@@ -86,9 +87,9 @@ func (v *volume) mount() error {
 	args := append([]string{"mount", "--keystore", v.keys, "-f"}, v.opts...)
 	cmd := exec.Command(env.bin, append(args, v.cipher, v.mnt)...)
 	// Each copy of a volume is on a host of its own, which has not seen a newer one.
-	cmd.Env = append(plyfsEnv(), "XDG_STATE_HOME="+filepath.Join(v.root, "state"))
+	cmd.Env = scratch.Environ(v.root)
 	cmd.Stdout, cmd.Stderr = log, log
-	p, err := spawn(cmd)
+	p, err := process.Start(cmd)
 	if err != nil {
 		return err
 	}
@@ -97,11 +98,11 @@ func (v *volume) mount() error {
 			v.daemon = p
 			return nil
 		}
-		if p.exited() {
-			return fmt.Errorf("mount ended with %d: %s", p.code(), strings.TrimPrefix(v.log(), before))
+		if p.Exited() {
+			return fmt.Errorf("mount ended with %d: %s", p.Code(), strings.TrimPrefix(v.log(), before))
 		}
 		if time.Now().After(end) {
-			p.dump()
+			p.Dump()
 			return fmt.Errorf("no mount after %v:\n%s", startTimeout, strings.TrimPrefix(v.log(), before))
 		}
 	}
@@ -139,13 +140,13 @@ func (v *volume) unmount() error {
 	if err != nil {
 		return fmt.Errorf("umount %s: %w%s", v.mnt, err, openBelow(v.mnt))
 	}
-	if !p.wait(startTimeout) {
-		p.dump()
+	if !p.Wait(startTimeout) {
+		p.Dump()
 		return fmt.Errorf("daemon still runs %v after umount\n%s", startTimeout, tail(v.log(), 8192))
 	}
 	v.daemon = nil
-	if p.code() != 0 {
-		return fmt.Errorf("daemon ended with %d after umount\n%s", p.code(), tail(v.log(), 8192))
+	if p.Code() != 0 {
+		return fmt.Errorf("daemon ended with %d after umount\n%s", p.Code(), tail(v.log(), 8192))
 	}
 	return nil
 }
@@ -166,8 +167,8 @@ func (v *volume) remount(t testing.TB) {
 // kill ends the daemon as the OOM killer would, and clears the dead mount.
 func (v *volume) kill(t testing.TB) {
 	t.Helper()
-	v.daemon.signal(unix.SIGKILL)
-	if !v.daemon.wait(startTimeout) {
+	v.daemon.Signal(unix.SIGKILL)
+	if !v.daemon.Wait(startTimeout) {
 		t.Fatal("daemon survives SIGKILL")
 	}
 	v.daemon = nil
@@ -182,13 +183,13 @@ func (v *volume) close(t testing.TB) {
 		if err := v.unmount(); err != nil {
 			t.Error(err)
 			if v.daemon != nil {
-				v.daemon.signal(unix.SIGKILL)
-				v.daemon.wait(startTimeout)
+				v.daemon.Signal(unix.SIGKILL)
+				v.daemon.Wait(startTimeout)
 				v.daemon = nil
 			}
 		}
 	}
-	for _, m := range mountsBelow(v.root) {
+	for _, m := range scratch.Mounts(v.root) {
 		unix.Unmount(m, unix.MNT_DETACH)
 	}
 	if t.Failed() {
@@ -210,22 +211,11 @@ func (v *volume) log() string {
 func (v *volume) watch(t testing.TB, limit time.Duration) (stop func()) {
 	p := v.daemon
 	timer := time.AfterFunc(limit, func() {
-		p.dump()
+		p.Dump()
 		fmt.Fprintf(os.Stderr, "integration: %s hangs, daemon killed after %v\n%s\n",
 			t.Name(), limit, tail(v.log(), 24<<10))
 	})
 	return func() { timer.Stop() }
-}
-
-// plyfsEnv keeps plyfs away from the state and the key stores of the machine.
-func plyfsEnv() []string {
-	var out []string
-	for _, kv := range os.Environ() {
-		if !strings.HasPrefix(kv, "PLYFS_") {
-			out = append(out, kv)
-		}
-	}
-	return append(out, "XDG_STATE_HOME="+filepath.Join(env.scratch, "state"))
 }
 
 // result is how a command ended.
@@ -241,7 +231,7 @@ func plyfs(args ...string) result { return plyfsWith(nil, args...) }
 func plyfsWith(vars []string, args ...string) result {
 	var out, errs bytes.Buffer
 	cmd := exec.Command(env.bin, args...)
-	cmd.Env = append(plyfsEnv(), vars...)
+	cmd.Env = append(scratch.Environ(env.scratch), vars...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	// A daemon may inherit the pipes; do not wait for it.
@@ -265,76 +255,6 @@ func mustPlyfs(t testing.TB, args ...string) string {
 		t.Fatalf("plyfs %s: exit code %d\n%s%s", strings.Join(args, " "), r.code, r.stdout, r.stderr)
 	}
 	return r.stdout
-}
-
-// process is a child that outlives the call that started it.
-type process struct {
-	cmd  *exec.Cmd
-	done chan struct{}
-}
-
-var spawner chan func()
-
-// startSpawner keeps one thread from which daemons are started: they die with
-// it (PDEATHSIG), so with the test run, and with no other thread's end.
-func startSpawner() {
-	spawner = make(chan func())
-	go func() {
-		runtime.LockOSThread()
-		for f := range spawner {
-			f()
-		}
-	}()
-}
-
-// spawn starts cmd; it is killed when this process ends.
-func spawn(cmd *exec.Cmd) (*process, error) {
-	if cmd.SysProcAttr == nil {
-		cmd.SysProcAttr = &syscall.SysProcAttr{}
-	}
-	cmd.SysProcAttr.Setsid = true
-	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
-	started := make(chan error)
-	spawner <- func() { started <- cmd.Start() }
-	if err := <-started; err != nil {
-		return nil, err
-	}
-	p := &process{cmd: cmd, done: make(chan struct{})}
-	go func() { cmd.Wait(); close(p.done) }()
-	return p, nil
-}
-
-func (p *process) signal(s syscall.Signal) { p.cmd.Process.Signal(s) }
-
-func (p *process) exited() bool {
-	select {
-	case <-p.done:
-		return true
-	default:
-		return false
-	}
-}
-
-// wait says whether the process ended in time.
-func (p *process) wait(limit time.Duration) bool {
-	select {
-	case <-p.done:
-		return true
-	case <-time.After(limit):
-		return false
-	}
-}
-
-// code is the exit code, -1 after a signal; only once it has ended.
-func (p *process) code() int { return p.cmd.ProcessState.ExitCode() }
-
-// dump has a Go program print its stacks, which ends it.
-func (p *process) dump() {
-	p.signal(unix.SIGQUIT)
-	if !p.wait(3 * time.Second) {
-		p.signal(unix.SIGKILL)
-		p.wait(3 * time.Second)
-	}
 }
 
 // openBelow tells which of this process's descriptors keep a mount busy.

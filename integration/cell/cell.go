@@ -356,22 +356,3 @@ func Cgroups() error {
 	}
 	return nil
 }
-
-// Plyfs returns the program to test: a copy of PLYFS_BIN, or one built from
-// this source.
-func Plyfs(scratch string) (string, error) {
-	bin := filepath.Join(scratch, "plyfs")
-	if from := os.Getenv("PLYFS_BIN"); from != "" {
-		b, err := os.ReadFile(from)
-		if err != nil {
-			return "", err
-		}
-		return bin, os.WriteFile(bin, b, 0o755)
-	}
-	cmd := exec.Command("go", "build", "-buildvcs=false", "-trimpath", "-o", bin, "github.com/plyfs/plyfs/cmd/plyfs")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("building plyfs: %w\n%s", err, out)
-	}
-	return bin, nil
-}

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/plyfs/plyfs/integration/cell"
+	"github.com/plyfs/plyfs/integration/scratch"
 )
 
 // env is what all tests of a run share; set once, by TestMain.
@@ -22,18 +23,18 @@ func TestMain(m *testing.M) {
 		fmt.Println("docker: skipped, wants PLYFS_DOCKER=1 (make docker)")
 		os.Exit(0)
 	}
-	os.Exit(cell.Main("docker", func(scratch string) int { return run(m, scratch) }))
+	os.Exit(cell.Main("docker", func(dir string) int { return run(m, dir) }))
 }
 
-func run(m *testing.M, scratch string) int {
+func run(m *testing.M, dir string) int {
 	unix.Umask(0o022)
-	env.scratch = scratch
+	env.scratch = dir
 	err := cell.Cgroups()
 	if err == nil {
-		env.bin, err = cell.Plyfs(scratch)
+		env.bin, err = scratch.Plyfs(dir)
 	}
 	if err == nil {
-		env.lab, err = newLab(scratch)
+		env.lab, err = newLab(dir)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "docker:", err)

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/plyfs/plyfs/integration/cell"
+	"github.com/plyfs/plyfs/integration/scratch"
 )
 
 // patience is how long anything may take on a loaded machine.
@@ -57,7 +58,7 @@ var clientOptions = []string{"--attribute-timeout=0", "--entry-timeout=0"}
 // setUp starts glusterd and makes a pool of two bricks.
 func setUp() error {
 	var err error
-	if env.bin, err = cell.Plyfs(env.scratch); err != nil {
+	if env.bin, err = scratch.Plyfs(env.scratch); err != nil {
 		return err
 	}
 	for _, name := range []string{"glusterd", "gluster", "glusterfs", "mount.glusterfs"} {

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/plyfs/plyfs/integration/cell"
+	"github.com/plyfs/plyfs/integration/scratch"
 )
 
 // env is what all tests of a run share; set once, by TestMain.
@@ -24,14 +25,14 @@ func TestMain(m *testing.M) {
 		fmt.Println("keys: skipped, wants PLYFS_SID and built programs (make providers)")
 		os.Exit(0)
 	}
-	os.Exit(cell.Main("keys", func(scratch string) int { return run(m, scratch) }))
+	os.Exit(cell.Main("keys", func(dir string) int { return run(m, dir) }))
 }
 
-func run(m *testing.M, scratch string) int {
+func run(m *testing.M, dir string) int {
 	unix.Umask(0o022)
-	env.scratch, env.tree, env.programs = scratch, os.Getenv("PLYFS_SID"), filepath.Dir(os.Getenv("PLYFS_BIN"))
+	env.scratch, env.tree, env.programs = dir, os.Getenv("PLYFS_SID"), filepath.Dir(os.Getenv("PLYFS_BIN"))
 	var err error
-	if env.bin, err = cell.Plyfs(scratch); err != nil {
+	if env.bin, err = scratch.Plyfs(dir); err != nil {
 		fmt.Fprintln(os.Stderr, "keys:", err)
 		return 1
 	}

@@ -1,21 +1,27 @@
 package mysql
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/plyfs/plyfs/integration/scratch"
 	"golang.org/x/sys/unix"
 )
+
+// patience bounds a start, a stop, and what else must end by itself. It is for
+// a machine that stalls, not for a measurement.
+const patience = 2 * time.Minute
+
+// runName is in the names of scratch directories.
+const runName = "mysql"
 
 // env is what all tests of a run share; set once, by TestMain.
 var env struct {
@@ -42,7 +48,7 @@ func TestMain(m *testing.M) {
 		os.Exit(rerun())
 	}
 	unix.Umask(0o022)
-	err := leaveOthers()
+	err := scratch.LeaveOthers()
 	if err == nil {
 		err = setUp(mode)
 	}
@@ -91,26 +97,6 @@ func rerun() int {
 	return 1 // by a signal
 }
 
-// leaveOthers parts this namespace from the one it was made from, so that what
-// is mounted and unmounted in the one does not reach the other, and keeps it
-// from holding volumes that are mounted there.
-func leaveOthers() error {
-	b, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return err
-	}
-	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
-	for i := len(lines) - 1; i >= 0; i-- {
-		f := strings.Fields(lines[i])
-		_, source, _ := strings.Cut(lines[i], " - ")
-		// What another mount covers is out of reach, and then stays.
-		if unix.Mount("", f[4], "", unix.MS_PRIVATE, "") == nil && strings.HasPrefix(source, "fuse.") {
-			unix.Unmount(f[4], unix.MNT_DETACH)
-		}
-	}
-	return nil
-}
-
 func setUp(mode string) error {
 	switch mode {
 	case "short", "long", "bench":
@@ -126,110 +112,38 @@ func setUp(mode string) error {
 		}
 		env.soak = d
 	}
-	base := os.Getenv("TMPDIR")
-	if base == "" {
-		base = "/var/tmp"
-	}
-	var fs unix.Statfs_t
-	if err := unix.Statfs(base, &fs); err != nil {
-		return fmt.Errorf("%s: %w", base, err)
-	}
-	if fs.Type == unix.TMPFS_MAGIC {
-		return fmt.Errorf("%s is a tmpfs; set TMPDIR to a directory on a disk", base)
-	}
-	removeStale(base)
-	env.scratch = filepath.Join(base, fmt.Sprintf("plyfs-mysql-%d", os.Getpid()))
-	if err := os.Mkdir(env.scratch, 0o755); err != nil {
+	var err error
+	if env.scratch, err = scratch.Make(runName); err != nil {
 		return err
 	}
 	// Shared, so that servers in mount namespaces of their own see what is
 	// mounted and unmounted here, and keep no mount alive.
-	err := unix.Mount(env.scratch, env.scratch, "", unix.MS_BIND, "")
+	err = unix.Mount(env.scratch, env.scratch, "", unix.MS_BIND, "")
 	if err == nil {
 		err = unix.Mount("", env.scratch, "", unix.MS_SHARED, "")
 	}
 	if err != nil {
 		return fmt.Errorf("making %s a shared mount: %w", env.scratch, err)
 	}
-	startSpawner()
-	if err := build(); err != nil {
+	if env.bin, err = scratch.Plyfs(env.scratch); err != nil {
 		return err
 	}
 	return findProducts()
 }
 
-// build makes a copy of the program, so that a build during the run changes
-// nothing.
-func build() error {
-	env.bin = filepath.Join(env.scratch, "plyfs")
-	cmd := exec.Command("go", "build", "-buildvcs=false", "-trimpath", "-o", env.bin, "../../cmd/plyfs")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if from := os.Getenv("PLYFS_BIN"); from != "" {
-		cmd = exec.Command("cp", from, env.bin)
-	}
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("building plyfs: %w\n%s", err, out)
-	}
-	return nil
-}
-
-// cleanUp detaches every mount below the scratch directory first, so that
-// removing the tree does not reach into one.
+// cleanUp also takes away the places at which the products' trees see the
+// scratch directory.
 func cleanUp() error {
 	if env.scratch == "" {
 		return nil
 	}
-	for _, m := range mountsBelow(env.scratch) {
-		unix.Unmount(m, unix.MNT_DETACH)
-	}
+	err := scratch.Remove(env.scratch)
 	for _, p := range env.products {
 		if p.root != "" {
 			os.Remove(filepath.Join(p.root, env.scratch))
 		}
 	}
-	if os.Getenv("PLYFS_KEEP") != "" {
-		fmt.Fprintln(os.Stderr, "mysql: kept", env.scratch)
-		return nil
-	}
-	return os.RemoveAll(env.scratch)
-}
-
-// removeStale takes away mounts and files of a run that was killed.
-func removeStale(base string) {
-	for _, dir := range staleRuns(base) {
-		for _, m := range mountsBelow(dir) {
-			unix.Unmount(m, unix.MNT_DETACH)
-		}
-		os.RemoveAll(dir)
-	}
-}
-
-// staleRuns lists the scratch directories in base of processes that are gone.
-func staleRuns(base string) (stale []string) {
-	all, _ := filepath.Glob(filepath.Join(base, "plyfs-mysql-*"))
-	for _, dir := range all {
-		pid, err := strconv.Atoi(strings.TrimPrefix(filepath.Base(dir), "plyfs-mysql-"))
-		if err == nil && errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
-			stale = append(stale, dir)
-		}
-	}
-	return stale
-}
-
-// mountsBelow lists mount points at or below dir, innermost first.
-func mountsBelow(dir string) []string {
-	b, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return nil
-	}
-	var found []string
-	for _, line := range strings.Split(string(b), "\n") {
-		f := strings.Fields(line)
-		if len(f) > 4 && (f[4] == dir || strings.HasPrefix(f[4], dir+"/")) {
-			found = append([]string{f[4]}, found...)
-		}
-	}
-	return found
+	return err
 }
 
 // check ends the test on an error.

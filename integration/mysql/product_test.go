@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/plyfs/plyfs/integration/scratch"
 )
 
 // product is a database server and its tools, as installed somewhere.
@@ -65,7 +67,7 @@ func (p *product) identify() error {
 		// An empty directory is what a run that was killed leaves there. That of
 		// one that still runs must stay: to remove it takes away what is mounted
 		// there in the namespaces of that run's servers.
-		for _, dir := range staleRuns(filepath.Join(p.root, filepath.Dir(env.scratch))) {
+		for _, dir := range scratch.Stale(filepath.Join(p.root, filepath.Dir(env.scratch)), runName) {
 			os.Remove(dir)
 		}
 		if err := os.MkdirAll(filepath.Join(p.root, env.scratch), 0o755); err != nil {

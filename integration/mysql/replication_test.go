@@ -141,7 +141,7 @@ func seed(t *testing.T, source, replica *server, v *volume) {
 	if err == nil || !strings.Contains(err.Error(), "3707") && !strings.Contains(err.Error(), "2013") {
 		t.Fatalf("clone: %s, %v\n%s", out, err, tail(replica.log(), 3000))
 	}
-	if !replica.proc.wait(patience) {
+	if !replica.proc.Wait(patience) {
 		t.Fatal("the server does not stop after the clone")
 	}
 	replica.mustStart(t)

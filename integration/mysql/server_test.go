@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/plyfs/plyfs/integration/process"
 	"golang.org/x/sys/unix"
 )
 
@@ -27,7 +28,7 @@ type server struct {
 
 	program string // the daemon
 	port    int    // of 127.0.0.1; 0 for none
-	proc    *process
+	proc    *process.Process
 }
 
 var serverCount atomic.Int32
@@ -132,14 +133,14 @@ func (s *server) start(extra ...string) error {
 	defer out.Close()
 	cmd := s.asMySQL(append(args, extra...)...)
 	cmd.Stdout, cmd.Stderr = out, out
-	if s.proc, err = spawn(cmd); err != nil {
+	if s.proc, err = process.Start(cmd); err != nil {
 		return err
 	}
 	for end := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
 		if _, err = s.try("SELECT 1"); err == nil {
 			return nil
 		}
-		if s.proc.exited() || time.Now().After(end) {
+		if s.proc.Exited() || time.Now().After(end) {
 			s.kill()
 			said, _ := os.ReadFile(out.Name())
 			return fmt.Errorf("%s does not start: %v\n%s%s", s.daemon(), err, tail(string(said), 2000), tail(s.log(), 5000))
@@ -155,14 +156,14 @@ func (s *server) mustStart(t testing.TB, extra ...string) {
 // stop shuts down and waits.
 func (s *server) stop(t testing.TB) {
 	t.Helper()
-	s.proc.signal(unix.SIGTERM)
-	if !s.proc.wait(patience) {
+	s.proc.Signal(unix.SIGTERM)
+	if !s.proc.Wait(patience) {
 		files := s.redoFiles()
 		s.kill()
 		t.Fatalf("%s does not stop\n%s\n[...]\n%s\nredo files: %s", s.daemon(), head(s.log(), 6000), tail(s.log(), 2000), files)
 	}
-	if s.proc.code() != 0 {
-		t.Fatalf("%s ended with %d\n%s", s.daemon(), s.proc.code(), tail(s.log(), 4000))
+	if s.proc.Code() != 0 {
+		t.Fatalf("%s ended with %d\n%s", s.daemon(), s.proc.Code(), tail(s.log(), 4000))
 	}
 }
 
@@ -189,9 +190,9 @@ func (s *server) redoFiles() string {
 
 // kill ends the server hard, if it runs.
 func (s *server) kill() {
-	if s.proc != nil && !s.proc.exited() {
-		s.proc.signal(syscall.SIGKILL)
-		s.proc.wait(patience)
+	if s.proc != nil && !s.proc.Exited() {
+		s.proc.Signal(syscall.SIGKILL)
+		s.proc.Wait(patience)
 	}
 }
 

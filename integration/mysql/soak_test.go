@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/plyfs/plyfs/integration/process"
 )
 
 // TestSoak has a server under mixed load for as long as it is told: the ledger,
@@ -181,7 +183,7 @@ func (k *soak) backUp(t *testing.T, l *ledger) {
 
 // noise is load that keeps no account: sysbench, and tables that come and go.
 type noise struct {
-	bench *process
+	bench *process.Process
 	out   strings.Builder
 	ended atomic.Bool
 	wg    sync.WaitGroup
@@ -194,7 +196,7 @@ func startNoise(s *server, n int) (*noise, error) {
 		"--events=0", fmt.Sprint("--rand-seed=", n+1), "run")
 	cmd.Stdout, cmd.Stderr = &k.out, &k.out
 	var err error
-	if k.bench, err = spawn(cmd); err != nil {
+	if k.bench, err = process.Start(cmd); err != nil {
 		return nil, err
 	}
 	k.wg.Go(func() { k.err = k.churn(s) })
@@ -225,17 +227,15 @@ func (k *noise) stop(t *testing.T) {
 	k.ended.Store(true)
 	k.wg.Wait()
 	check(t, k.err)
-	if k.bench.exited() {
+	if k.bench.Exited() {
 		t.Fatalf("sysbench ended by itself: %s", tail(k.out.String(), 2000))
 	}
-	k.bench.signal(9)
-	<-k.bench.done
+	k.bench.Kill()
 }
 
 // broken ends the load on a server that is gone.
 func (k *noise) broken() {
 	k.ended.Store(true)
 	k.wg.Wait()
-	k.bench.signal(9)
-	<-k.bench.done
+	k.bench.Kill()
 }

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/plyfs/plyfs/integration/process"
+	"github.com/plyfs/plyfs/integration/scratch"
 	"golang.org/x/sys/unix"
 )
 
@@ -24,8 +26,8 @@ type volume struct {
 	mnt    string
 	opts   []string // of mount
 
-	daemon *process // nil when not mounted
-	logs   string   // what every daemon of this volume wrote, one after another
+	daemon *process.Process // nil when not mounted
+	logs   string           // what every daemon of this volume wrote, one after another
 }
 
 var volumeCount atomic.Int32
@@ -63,12 +65,7 @@ func newVolume(t testing.TB, g group, initArgs ...string) *volume {
 // plyfs is a call of the program, away from the state of the machine.
 func (v *volume) plyfs(args ...string) *exec.Cmd {
 	cmd := exec.Command(env.bin, args...)
-	for _, kv := range os.Environ() {
-		if !strings.HasPrefix(kv, "PLYFS_") {
-			cmd.Env = append(cmd.Env, kv)
-		}
-	}
-	cmd.Env = append(cmd.Env, "XDG_STATE_HOME="+filepath.Join(env.scratch, "state"))
+	cmd.Env = scratch.Environ(env.scratch)
 	return cmd
 }
 
@@ -82,7 +79,7 @@ func (v *volume) mount() error {
 	args := append([]string{"mount", "--keystore", v.keys, "-f"}, v.opts...)
 	cmd := v.plyfs(append(args, v.cipher, v.mnt)...)
 	cmd.Stdout, cmd.Stderr = log, log
-	p, err := spawn(cmd)
+	p, err := process.Start(cmd)
 	if err != nil {
 		return err
 	}
@@ -91,11 +88,11 @@ func (v *volume) mount() error {
 			v.daemon = p
 			return nil
 		}
-		if p.exited() {
-			return fmt.Errorf("mount ended with %d: %s", p.code(), tail(v.log(), 4000))
+		if p.Exited() {
+			return fmt.Errorf("mount ended with %d: %s", p.Code(), tail(v.log(), 4000))
 		}
 		if time.Now().After(end) {
-			p.dump()
+			p.Dump()
 			return fmt.Errorf("no mount after %v:\n%s", patience, tail(v.log(), 8000))
 		}
 	}
@@ -132,12 +129,12 @@ func (v *volume) unmount() error {
 	}
 	p := v.daemon
 	v.daemon = nil
-	if !p.wait(patience) {
-		p.dump()
+	if !p.Wait(patience) {
+		p.Dump()
 		return fmt.Errorf("daemon still runs %v after umount\n%s", patience, tail(v.log(), 8000))
 	}
-	if p.code() != 0 {
-		return fmt.Errorf("daemon ended with %d after umount\n%s", p.code(), tail(v.log(), 8000))
+	if p.Code() != 0 {
+		return fmt.Errorf("daemon ended with %d after umount\n%s", p.Code(), tail(v.log(), 8000))
 	}
 	return nil
 }
@@ -150,12 +147,12 @@ func (v *volume) remount(t testing.TB) {
 
 // kill ends the daemon as the OOM killer would. Whatever had files open on the
 // mount must be ended before clear.
-func (v *volume) kill() { v.daemon.signal(unix.SIGKILL) }
+func (v *volume) kill() { v.daemon.Signal(unix.SIGKILL) }
 
 // clear takes away the mount of a daemon that was killed.
 func (v *volume) clear(t testing.TB) {
 	t.Helper()
-	if !v.daemon.wait(patience) {
+	if !v.daemon.Wait(patience) {
 		t.Fatal("daemon survives SIGKILL")
 	}
 	v.daemon = nil
@@ -168,11 +165,11 @@ func (v *volume) close(t testing.TB) {
 		p := v.daemon
 		if err := v.unmount(); err != nil {
 			t.Error(err)
-			p.signal(unix.SIGKILL)
-			p.wait(patience)
+			p.Signal(unix.SIGKILL)
+			p.Wait(patience)
 		}
 	}
-	for _, m := range mountsBelow(v.root) {
+	for _, m := range scratch.Mounts(v.root) {
 		unix.Unmount(m, unix.MNT_DETACH)
 	}
 	if s := v.complaints(); s != "" {

@@ -3,15 +3,12 @@ package powercut
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"strconv"
-	"strings"
-	"sync"
 	"testing"
 	"time"
 
+	"github.com/plyfs/plyfs/integration/scratch"
 	"golang.org/x/sys/unix"
 )
 
@@ -22,31 +19,6 @@ var env struct {
 	seed    uint64
 	cuts    int  // of each workload on each target
 	long    bool // make crash
-
-	mu      sync.Mutex
-	running map[*os.Process]bool // to be killed if the run is interrupted
-}
-
-// spawn starts a command; the channel is closed when it has ended.
-func spawn(cmd *exec.Cmd) (ended chan struct{}, err error) {
-	env.mu.Lock()
-	defer env.mu.Unlock()
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	if env.running == nil {
-		env.running = map[*os.Process]bool{}
-	}
-	env.running[cmd.Process] = true
-	ended = make(chan struct{})
-	go func() {
-		cmd.Wait()
-		env.mu.Lock()
-		delete(env.running, cmd.Process)
-		env.mu.Unlock()
-		close(ended)
-	}()
-	return ended, nil
 }
 
 func TestMain(m *testing.M) {
@@ -113,22 +85,11 @@ func setUp() error {
 	if err != nil {
 		return err
 	}
-	removeStale(base)
-	env.scratch = filepath.Join(base, fmt.Sprintf("plyfs-powercut-%d", os.Getpid()))
-	if err := os.Mkdir(env.scratch, 0o755); err != nil {
+	if env.scratch, err = scratch.MakeIn(base, "powercut"); err != nil {
 		return err
 	}
-	// A copy, so that a build during the run changes nothing.
-	env.bin = filepath.Join(env.scratch, "plyfs")
-	if from := os.Getenv("PLYFS_BIN"); from != "" {
-		return do("cp", from, env.bin)
-	}
-	cmd := exec.Command("go", "build", "-buildvcs=false", "-trimpath", "-o", env.bin, "../../cmd/plyfs")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("building plyfs: %w\n%s", err, out)
-	}
-	return nil
+	env.bin, err = scratch.Plyfs(env.scratch)
+	return err
 }
 
 // scratchBase prefers memory: the images are written anew for each cut.
@@ -147,39 +108,11 @@ func scratchBase() (string, error) {
 	return "/var/tmp", os.MkdirAll("/var/tmp", 0o1777)
 }
 
-// removeStale takes away mounts and files of a run that was killed.
-func removeStale(base string) {
-	old, _ := filepath.Glob(filepath.Join(base, "plyfs-powercut-*"))
-	for _, dir := range old {
-		pid, err := strconv.Atoi(strings.TrimPrefix(filepath.Base(dir), "plyfs-powercut-"))
-		if err != nil || unix.Kill(pid, 0) == nil {
-			continue
-		}
-		detach(dir)
-		os.RemoveAll(dir)
-	}
-}
-
-// detach takes away every mount below dir.
-func detach(dir string) {
-	for _, m := range mountsBelow(dir) {
-		unix.Unmount(m, unix.MNT_FORCE|unix.MNT_DETACH)
-	}
-}
-
 func cleanUp() {
 	if env.scratch == "" {
 		return
 	}
-	env.mu.Lock()
-	for p := range env.running {
-		p.Kill()
+	if err := scratch.Remove(env.scratch); err != nil {
+		fmt.Fprintln(os.Stderr, "powercut:", err)
 	}
-	env.mu.Unlock()
-	detach(env.scratch)
-	if os.Getenv("PLYFS_KEEP") != "" {
-		fmt.Fprintln(os.Stderr, "powercut: kept", env.scratch)
-		return
-	}
-	os.RemoveAll(env.scratch)
 }

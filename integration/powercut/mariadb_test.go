@@ -13,6 +13,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/plyfs/plyfs/integration/process"
 )
 
 // mariadb is a real server with a small buffer pool, whose clients note each
@@ -22,8 +24,7 @@ type mariadb struct {
 	sockets     string // socket and error log; not on the disk under test
 	steps       [mariadbClients][]step
 
-	server *exec.Cmd
-	ended  chan struct{}
+	server *process.Process
 }
 
 const (
@@ -66,8 +67,8 @@ func (w *mariadb) setup(dir string) error {
 		CREATE TABLE big (id INT PRIMARY KEY, v INT, pad VARCHAR(3000), KEY(v)) ENGINE=InnoDB;
 		INSERT INTO big SELECT seq, 0, REPEAT(MD5(seq), 60) FROM seq_1_to_%d;
 		CREATE TABLE a (c INT, n INT, pad VARCHAR(2000), PRIMARY KEY (c, n)) ENGINE=InnoDB; CREATE TABLE b LIKE a`, mariadbRows))
-	w.server.Process.Signal(syscall.SIGTERM)
-	<-w.ended
+	w.server.Signal(syscall.SIGTERM)
+	<-w.server.Done()
 	return err
 }
 
@@ -79,12 +80,12 @@ func (w *mariadb) start(dir string) error {
 	if w.doublewrite {
 		dw = "--innodb-doublewrite=1"
 	}
-	w.server = exec.Command("mariadbd", "--no-defaults", "--user=mysql", "--datadir="+filepath.Join(dir, "data"), "--socket="+w.socket(),
+	cmd := exec.Command("mariadbd", "--no-defaults", "--user=mysql", "--datadir="+filepath.Join(dir, "data"), "--socket="+w.socket(),
 		"--skip-networking", "--pid-file="+filepath.Join(w.sockets, "pid"), "--log-error="+log, "--innodb-flush-method=O_DIRECT",
 		"--innodb-use-native-aio=1", "--innodb-buffer-pool-size=6M", "--innodb-log-file-size=16M", "--innodb-flush-log-at-trx-commit=1",
 		"--log-bin=binlog", "--sync-binlog=1", "--server-id=1", "--innodb-max-dirty-pages-pct=5", dw)
 	var err error
-	if w.ended, err = spawn(w.server); err != nil {
+	if w.server, err = process.Start(cmd); err != nil {
 		return err
 	}
 	for end := time.Now().Add(patience); ; time.Sleep(30 * time.Millisecond) {
@@ -92,12 +93,8 @@ func (w *mariadb) start(dir string) error {
 		if err == nil {
 			return nil
 		}
-		select {
-		case <-w.ended:
-		default:
-			if time.Now().Before(end) {
-				continue
-			}
+		if !w.server.Exited() && time.Now().Before(end) {
+			continue
 		}
 		w.kill()
 		b, _ := os.ReadFile(log)
@@ -109,8 +106,7 @@ func (w *mariadb) start(dir string) error {
 }
 
 func (w *mariadb) kill() {
-	w.server.Process.Kill()
-	<-w.ended
+	w.server.Kill()
 }
 
 func (w *mariadb) client() []string {

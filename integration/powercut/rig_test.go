@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/plyfs/plyfs/integration/process"
+	"github.com/plyfs/plyfs/integration/scratch"
 	"golang.org/x/sys/unix"
 )
 
@@ -90,9 +92,8 @@ func do(args ...string) error {
 // stack is a target's file systems while they are mounted.
 type stack struct {
 	*rig
-	daemon *exec.Cmd
-	ended  chan struct{} // closed when the daemon has
-	logAt  int64         // where its part of the log begins
+	daemon *process.Process // nil when not mounted
+	logAt  int64            // where its part of the log begins
 }
 
 // top is the directory under test.
@@ -159,25 +160,21 @@ func (s *stack) mountPlyfs() error {
 	if s.small {
 		args = append(args, "-o", "journal-size=16M")
 	}
-	s.daemon = exec.Command(env.bin, append(args, s.path("back/cipher"), s.path("mnt"))...)
-	s.daemon.Stdout, s.daemon.Stderr = log, log
-	s.daemon.Env = append(os.Environ(), "XDG_STATE_HOME="+s.path("xdg"))
-	if s.ended, err = spawn(s.daemon); err != nil {
-		s.daemon = nil
+	cmd := exec.Command(env.bin, append(args, s.path("back/cipher"), s.path("mnt"))...)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Env = append(os.Environ(), "XDG_STATE_HOME="+s.path("xdg"))
+	if s.daemon, err = process.Start(cmd); err != nil {
 		return err
 	}
 	for end := time.Now().Add(patience); ; time.Sleep(3 * time.Millisecond) {
 		if isMount(s.path("mnt")) {
 			return nil
 		}
-		select {
-		case <-s.ended:
-			return fmt.Errorf("plyfs mount: %v: %s", s.daemon.ProcessState, s.log())
-		default:
+		if s.daemon.Exited() {
+			return fmt.Errorf("plyfs mount: %v: %s", s.daemon.Cmd.ProcessState, s.log())
 		}
 		if time.Now().After(end) {
-			s.daemon.Process.Signal(unix.SIGQUIT)
-			<-s.ended
+			s.daemon.Dump()
 			return fmt.Errorf("plyfs does not mount in %v: %s", patience, s.log())
 		}
 	}
@@ -227,14 +224,11 @@ func (s *stack) downPlyfs() error {
 	if err := unmount(s.path("mnt")); err != nil {
 		return err
 	}
-	select {
-	case <-s.ended:
-	case <-time.After(patience):
-		s.daemon.Process.Signal(unix.SIGQUIT)
-		<-s.ended
+	if !s.daemon.Wait(patience) {
+		s.daemon.Dump()
 		return fmt.Errorf("the daemon does not end in %v: %s", patience, s.log())
 	}
-	state := s.daemon.ProcessState
+	state := s.daemon.Cmd.ProcessState
 	s.daemon = nil
 	if !state.Success() {
 		return fmt.Errorf("the daemon ended with %v: %s", state, s.log())
@@ -247,8 +241,7 @@ func (s *stack) killPlyfs() {
 	if s.daemon == nil {
 		return
 	}
-	s.daemon.Process.Kill()
-	s.abort()
+	s.daemon.Kill()
 	s.daemon = nil
 	for isMountedAt(s.path("mnt")) {
 		if unix.Unmount(s.path("mnt"), unix.MNT_DETACH) != nil {
@@ -257,26 +250,11 @@ func (s *stack) killPlyfs() {
 	}
 }
 
-// abort waits for a killed daemon. One that had a file of its own mount open
-// waits for itself for ever; the kernel is then told to give the mount up.
-func (s *stack) abort() {
-	for {
-		select {
-		case <-s.ended:
-			return
-		case <-time.After(2 * time.Second):
-			unix.Unmount(s.path("mnt"), unix.MNT_FORCE)
-		}
-	}
-}
-
 // hang ends a daemon that does not answer, from beside the test's goroutine:
 // its stacks go to its log, and whoever waits for it goes on with an error.
 func (s *stack) hang() {
 	if d := s.daemon; d != nil {
-		d.Process.Signal(unix.SIGQUIT)
-		time.Sleep(time.Second)
-		d.Process.Kill()
+		d.Dump()
 		unix.Unmount(s.path("mnt"), unix.MNT_FORCE)
 	}
 }
@@ -307,26 +285,10 @@ func (s *stack) kill() {
 
 // isMountedAt looks in the mount table, so that a dead mount counts.
 func isMountedAt(path string) bool {
-	for _, m := range mountsBelow(path) {
+	for _, m := range scratch.Mounts(path) {
 		if m == path {
 			return true
 		}
 	}
 	return false
-}
-
-// mountsBelow lists mount points at or below dir, innermost first.
-func mountsBelow(dir string) []string {
-	b, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return nil
-	}
-	var found []string
-	for _, line := range strings.Split(string(b), "\n") {
-		f := strings.Fields(line)
-		if len(f) > 4 && (f[4] == dir || strings.HasPrefix(f[4], dir+"/")) {
-			found = append([]string{f[4]}, found...)
-		}
-	}
-	return found
 }

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/plyfs/plyfs/integration/scratch"
 	"golang.org/x/sys/unix"
 )
 
@@ -105,7 +106,7 @@ func (m *machine) install(deb string) {
 // first, with their daemons.
 func (m *machine) remove() {
 	dir := filepath.Dir(m.root)
-	for _, mnt := range mountsBelow(dir) {
+	for _, mnt := range scratch.Mounts(dir) {
 		var st unix.Statfs_t
 		if unix.Statfs(mnt, &st) == nil && st.Type == unix.FUSE_SUPER_MAGIC {
 			m.t.Errorf("left mounted: %s", mnt)
@@ -126,7 +127,7 @@ func (m *machine) remove() {
 			m.t.Logf("%s:\n%s", filepath.Base(l), text)
 		}
 	}
-	if err := removeTree(dir); err != nil {
+	if err := scratch.RemoveTree(dir); err != nil {
 		m.t.Error(err)
 	}
 }

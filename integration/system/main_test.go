@@ -6,11 +6,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 
+	"github.com/plyfs/plyfs/integration/scratch"
 	"golang.org/x/sys/unix"
 )
 
@@ -30,7 +30,6 @@ const ownNamespace = "PLYFS_SYSTEM_NS"
 // would wait for it.
 func TestMain(m *testing.M) {
 	if os.Getenv(ownNamespace) != "" {
-		leaveOthers()
 		os.Exit(run(m))
 	}
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
@@ -46,28 +45,18 @@ func TestMain(m *testing.M) {
 	os.Exit(cmd.ProcessState.ExitCode())
 }
 
-// leaveOthers keeps this namespace from holding volumes that are mounted in
-// the one it was made from.
-func leaveOthers() {
-	b, _ := os.ReadFile("/proc/self/mounts")
-	for line := range strings.Lines(string(b)) {
-		f := strings.Fields(line)
-		// Each is told, for in a chroot there need be no mount at /. One that
-		// stays shared is left alone: it is the same mount outside.
-		if len(f) > 2 && unix.Mount("", f[1], "", unix.MS_PRIVATE, "") == nil && f[2] == "fuse.plyfs" {
-			unix.Unmount(f[1], unix.MNT_DETACH)
-		}
-	}
-}
-
 func run(m *testing.M) int {
 	unix.Umask(0o022)
-	if err := setUp(); err != nil {
+	err := scratch.LeaveOthers()
+	if err == nil {
+		err = setUp()
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "system:", err)
 		return 1
 	}
 	code := m.Run()
-	if err := removeTree(env.scratch); err != nil {
+	if err := scratch.Remove(env.scratch); err != nil {
 		fmt.Fprintln(os.Stderr, "system:", err)
 		code = 1
 	}
@@ -84,48 +73,8 @@ func setUp() (err error) {
 	if env.source, err = filepath.Abs("../.."); err != nil {
 		return err
 	}
-	base := os.Getenv("TMPDIR")
-	if base == "" {
-		base = "/var/tmp"
-	}
-	old, _ := filepath.Glob(filepath.Join(base, "plyfs-system-*"))
-	for _, dir := range old {
-		pid, err := strconv.Atoi(strings.TrimPrefix(filepath.Base(dir), "plyfs-system-"))
-		if err == nil && unix.Kill(pid, 0) != nil {
-			removeTree(dir)
-		}
-	}
-	env.scratch = filepath.Join(base, fmt.Sprintf("plyfs-system-%d", os.Getpid()))
-	return os.Mkdir(env.scratch, 0o755)
-}
-
-// removeTree takes a tree away with what is mounted in it. It removes nothing
-// while anything is: that would reach into this machine's own root.
-func removeTree(dir string) error {
-	for _, m := range mountsBelow(dir) {
-		if err := unix.Unmount(m, unix.MNT_DETACH); err != nil {
-			return fmt.Errorf("unmount %s: %w", m, err)
-		}
-	}
-	if left := mountsBelow(dir); len(left) > 0 {
-		return fmt.Errorf("still mounted: %s", strings.Join(left, ", "))
-	}
-	return os.RemoveAll(dir)
-}
-
-// mountsBelow lists mountpoints below dir, innermost first.
-func mountsBelow(dir string) []string {
-	b, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return nil
-	}
-	var found []string
-	for line := range strings.Lines(string(b)) {
-		if f := strings.Fields(line); len(f) > 4 && strings.HasPrefix(f[4], dir+"/") {
-			found = append([]string{strings.ReplaceAll(f[4], `\040`, " ")}, found...)
-		}
-	}
-	return found
+	env.scratch, err = scratch.Make("system")
+	return err
 }
 
 // check fails the test on an error.

@@ -160,7 +160,7 @@ func (o *Options) fuse(logger *slog.Logger) *fuse.MountOptions {
 
 // flags are o's mount flags for mount(2).
 func (o *Options) flags() uintptr {
-	flags := uintptr(unix.MS_MGC_VAL) // never zero, which would mean a default
+	flags := uintptr(0)
 	for _, f := range []struct {
 		on   bool
 		flag uintptr
@@ -173,6 +173,10 @@ func (o *Options) flags() uintptr {
 		if f.on {
 			flags |= f.flag
 		}
+	}
+	if flags == 0 { // which would mean a default
+		// The magic number stands for no flag, unless one lies among its bits.
+		flags = unix.MS_MGC_VAL
 	}
 	return flags
 }

@@ -78,7 +78,8 @@ func remountError(target string, err error) error {
 }
 
 // mayRemount answers whether the mount can become what the options say: flags
-// of the kernel can change, the volume and its journal cannot.
+// of the kernel can change, the volume and its journal cannot. What the kernel
+// leaves to the daemon, access times, is changed here.
 func (m *mounting) mayRemount(_ context.Context, args json.RawMessage) (any, error) {
 	var want mountopt.Options
 	if err := json.Unmarshal(args, &want); err != nil {
@@ -94,17 +95,26 @@ func (m *mounting) mayRemount(_ context.Context, args json.RawMessage) (any, err
 	if err := checkAsserted(config, mountRequest{Options: want, Layers: m.r.Mount.Layers}); err != nil {
 		return nil, err
 	}
+	if err := m.mayWrite(&want); err != nil {
+		return nil, err
+	}
+	m.volume.SetNoAtime(want.NoAtime)
+	return nil, nil
+}
+
+// mayWrite refuses a remount that is to be writable where the volume is not.
+func (m *mounting) mayWrite(want *mountopt.Options) error {
 	if want.ReadOnly {
-		return nil, nil
+		return nil
 	}
 	if m.volume.ReadOnly() {
-		return nil, &problem{err: errors.New("the volume was opened read-only"), code: exitMount, hint: "unmount it, and mount it again with rw"}
+		return &problem{err: errors.New("the volume was opened read-only"), code: exitMount, hint: "unmount it, and mount it again with rw"}
 	}
 	if s := journalStatusOf(m.volume); s != nil && s.Error != "" {
-		return nil, &problem{err: fmt.Errorf("the volume is read-only since its journal failed: %s", s.Error), code: exitIO,
+		return &problem{err: fmt.Errorf("the volume is read-only since its journal failed: %s", s.Error), code: exitIO,
 			hint: "unmount it, and mount it again"}
 	}
-	return nil, nil
+	return nil
 }
 
 // fixedOptions refuses what differs, where it is stated, from what a live

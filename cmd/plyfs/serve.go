@@ -270,7 +270,7 @@ func openVolume(ctx context.Context, r *request, u *unlocked, log *slog.Logger, 
 func (m *mounting) open(root backing.Dir) (*volume.Volume, error) {
 	o := &m.r.Mount.Options
 	c := volume.Config{
-		Root: root, Cipher: m.u.cipher, ReadOnly: o.ReadOnly, Log: m.log,
+		Root: root, Cipher: m.u.cipher, ReadOnly: o.ReadOnly, NoAtime: o.NoAtime, Log: m.log,
 		JournalSize: o.JournalSize, AcceptRollback: o.AcceptLostJournal,
 		Admit: func(position uint64) error {
 			return m.helper.checkPins(keystore.Pin{Journal: position}, o.AcceptLostJournal, m.warn)

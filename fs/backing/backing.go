@@ -96,6 +96,11 @@ type Accessor interface {
 	Accessed() error
 }
 
+// Quiet is a [DirStream] that can be told to leave the access time alone.
+type Quiet interface {
+	NoAtime() error
+}
+
 // File is an open regular file. Methods are safe for concurrent use.
 // Offsets and lengths are bytes.
 type File interface {

@@ -26,6 +26,14 @@ func (d osDir) ReadDir() (DirStream, error) {
 	return &osStream{h: newHandle(fd)}, nil
 }
 
+// NoAtime is for the owner and root.
+func (s *osStream) NoAtime() error {
+	return s.h.do(func(fd int) error {
+		_, err := unix.FcntlInt(uintptr(fd), unix.F_SETFL, unix.O_NOATIME)
+		return err
+	})
+}
+
 func (s *osStream) Next() (Dirent, bool, error) {
 	if len(s.buf) == 0 {
 		n := 0

@@ -22,7 +22,8 @@ var ErrCorrupt = errors.New("file is damaged")
 type Config struct {
 	Volume   *cipher.Volume
 	ReadOnly bool // changes fail with EROFS, and nothing is written
-	NoAtime  bool // reading does not move access times
+	// NoAtime, while it is set, has reading move no access times; nil is never.
+	NoAtime *atomic.Bool
 	// Unclean says that the volume was not unmounted cleanly. Then a file whose
 	// header is missing or zero and that holds nothing was never synced and is
 	// taken as empty, and what a change that was cut off left is cleared away.
@@ -53,7 +54,7 @@ type File struct {
 	cache   *Cache
 	log     limitedLog
 	ro      bool
-	noAtime bool
+	noAtime *atomic.Bool // may be nil
 	unclean bool
 
 	journal  *journal.Journal // nil without
@@ -120,7 +121,7 @@ func newFile(b backing.File, c Config) *File {
 	}
 	f := &File{
 		b: b, volume: c.Volume, layout: c.Volume.Layout(), bs: int64(c.Volume.BlockSize()),
-		cache: c.Cache, ro: c.ReadOnly, noAtime: c.NoAtime || c.ReadOnly, unclean: c.Unclean,
+		cache: c.Cache, ro: c.ReadOnly, noAtime: c.NoAtime, unclean: c.Unclean,
 		log: limitedLog{log: c.Log, limit: &c.Cache.quiet}, groups: map[uint64]*group{},
 	}
 	f.torn.Store(c.Unclean && c.Journal == nil)

@@ -48,7 +48,7 @@ const accessInterval = 3600
 // access has the access time follow a read of the user's, roughly as relatime
 // does. What the package reads for itself must not show there.
 func (f *File) access() {
-	if f.noAtime {
+	if f.ro || f.noAtime != nil && f.noAtime.Load() {
 		return
 	}
 	now := time.Now().Unix()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"math/rand/v2"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -374,7 +375,8 @@ func TestAccessTime(t *testing.T) {
 		t.Error("a read after a write did not move the access time")
 	}
 	f.Close()
-	d.c.NoAtime = true
+	d.c.NoAtime = new(atomic.Bool)
+	d.c.NoAtime.Store(true)
 	f = d.mustOpen("f")
 	old()
 	read(t, f, 0, 10)

@@ -306,7 +306,7 @@ func (v *Volume) install(n *Node, file *blockfile.File) error {
 func (v *Volume) fileConfig() blockfile.Config {
 	return blockfile.Config{
 		Volume: v.cipher, ReadOnly: v.ro, Unclean: v.unclean.Load(), Cache: v.cache,
-		Journal: v.journal, StreamFrom: v.streamFrom, Log: v.log,
+		Journal: v.journal, StreamFrom: v.streamFrom, NoAtime: &v.noAtime, Log: v.log,
 	}
 }
 

@@ -53,6 +53,9 @@ func (v *Volume) openDir(id NodeID) (*DirHandle, error) {
 	if err != nil {
 		return nil, err
 	}
+	if quiet, ok := h.stream.(backing.Quiet); ok && v.noAtime.Load() {
+		_ = quiet.NoAtime() // no reason to fail the listing
+	}
 	v.table.hold(n)
 	return h, nil
 }

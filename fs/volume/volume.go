@@ -36,6 +36,7 @@ type Config struct {
 	Root     backing.Dir    // the ciphertext directory; the Volume owns it once Open succeeds
 	Cipher   *cipher.Volume // unlocked
 	ReadOnly bool           // change nothing in Root
+	NoAtime  bool           // reading moves no access times; SetNoAtime changes it
 	Log      *slog.Logger   // nil discards
 
 	// OpenDirs bounds the directories kept open, 0 chooses.
@@ -80,6 +81,7 @@ type Volume struct {
 	cache                        *blockfile.Cache
 	files                        *registry
 	streamFrom                   int64
+	noAtime                      atomic.Bool
 
 	table      *table
 	dirs       dirCache
@@ -130,6 +132,7 @@ func Open(c Config) (*Volume, error) {
 		cache: blockfile.NewCache(0), stop: make(chan struct{}), files: newRegistry(c.ReadOnly), streamFrom: c.streamFrom, reap: make(chan struct{}, 1),
 		gate: newGate(), stopWalk: make(chan struct{}),
 	}
+	v.noAtime.Store(c.NoAtime)
 	if v.log == nil {
 		v.log = slog.New(slog.DiscardHandler)
 	}
@@ -336,6 +339,9 @@ func (v *Volume) leftOpen() (orphans []backing.File) {
 
 // ReadOnly reports whether the volume was opened to read alone.
 func (v *Volume) ReadOnly() bool { return v.ro }
+
+// SetNoAtime says whether reading leaves access times alone from now on.
+func (v *Volume) SetNoAtime(on bool) { v.noAtime.Store(on) }
 
 // Statfs is what the backing filesystem says, with the names that fit here.
 func (v *Volume) Statfs() (backing.Statfs, error) {

@@ -28,6 +28,10 @@ type Config struct {
 	// header is missing or zero and that holds nothing was never synced and is
 	// taken as empty, and what a change that was cut off left is cleared away.
 	Unclean bool
+	// SyncOpened has each file be synced that is opened while Unclean: what a run
+	// that was killed had cut off, and nobody made durable, must not come back once
+	// the file has grown over it.
+	SyncOpened bool
 	// Cache bounds the tag blocks in memory. One belongs to all files of a
 	// volume; a file without one keeps a small cache of its own.
 	Cache *Cache
@@ -150,7 +154,8 @@ func (f *File) WipeKeys() { f.c.Wipe() }
 
 // Close waits for requests under way and ends the use of the file and of its
 // backing file. It does not sync. Live records stay in the journal; a stream that
-// was not ended is given up.
+// was not ended is given up. With a journal it changes nothing at home, so that
+// another File of the inode may be there already.
 func (f *File) Close() error {
 	if f.closed.Swap(true) {
 		return unix.EBADF
@@ -159,7 +164,7 @@ func (f *File) Close() error {
 	defer f.locks.release(l)
 	f.checkpoint.Lock()
 	defer f.checkpoint.Unlock()
-	if !f.Live() {
+	if f.j == nil {
 		f.releaseAhead()
 	}
 	if s := f.stream.Load(); s != nil { // of a file that is gone

@@ -73,8 +73,23 @@ func (f *File) allocateAhead(ch *change, e extent, want int64) {
 	f.ahead = to
 }
 
-// releaseAhead gives back what allocateAhead took too much, which must not
-// show in the times. What the user reserved stays.
+// ReleaseAhead gives back the space beyond the end of a file that is home, and
+// that the user did not ask for. It is for who is about to close it, while no
+// other File of the inode can be made.
+func (f *File) ReleaseAhead() {
+	l := f.locks.acquire(0, lastBlock, true)
+	defer f.locks.release(l)
+	f.checkpoint.Lock()
+	defer f.checkpoint.Unlock()
+	f.spaceMu.Lock()
+	defer f.spaceMu.Unlock()
+	if !f.ro && !f.closed.Load() && !f.Live() {
+		f.releaseAhead()
+	}
+}
+
+// releaseAhead gives back what was allocated too much, which must not show in
+// the times. What the user reserved stays.
 func (f *File) releaseAhead() {
 	if g := f.given.Load(); f.ahead <= f.physical || g != nil && g.to > f.physical {
 		return

@@ -83,11 +83,12 @@ func (j *Journal) Reserve(n int) (*Reservation, error) {
 	return &Reservation{j: j, size: int64(n), left: n}, nil
 }
 
-// tryReserve is Reserve that does not wait; nil is no room.
-func (j *Journal) tryReserve(n int) *Reservation {
+// TryReserve is Reserve that does not wait; nil is no room. It goes behind those
+// who wait, and leaves room for a record of whoever has to.
+func (j *Journal) TryReserve(n int) *Reservation {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if j.usable() != nil || j.reserved+int64(n) > j.room() {
+	if j.usable() != nil || j.frozen || j.waiters > 0 || j.reserved+int64(n+j.maxBatch) > j.room()-j.spare() {
 		return nil
 	}
 	j.reserved += int64(n)

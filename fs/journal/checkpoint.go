@@ -268,6 +268,12 @@ func (j *Journal) pass(through LSN) (freed int, first error) {
 	j.passMu.Lock()
 	defer j.passMu.Unlock()
 	files := j.filesUpTo(through)
+	if j.isFrozen() {
+		if len(files) > 0 {
+			return 0, fmt.Errorf("%d files wait for the end of a freeze: %w", len(files), ErrLive)
+		}
+		return 0, nil
+	}
 	if j.home == nil && len(files) > 0 {
 		return 0, errors.New("journal: checkpoint without a home")
 	}
@@ -302,6 +308,12 @@ func (j *Journal) pass(through LSN) (freed int, first error) {
 	}
 	j.cond.Broadcast()
 	return freed, first
+}
+
+func (j *Journal) isFrozen() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.frozen
 }
 
 // complainEvery bounds how often the same failure of passes is logged.

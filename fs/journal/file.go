@@ -145,7 +145,7 @@ func (j *Journal) Forget(id cipher.FileID) {
 	if f == nil {
 		return
 	}
-	if r := j.tryReserve(Space(0, 0, 0, 0)); r != nil {
+	if r := j.TryReserve(Space(0, 0, 0, 0)); r != nil {
 		f.Append(r, &Record{gone: true, Size: NoSize, Cut: NoCut}) // a failure is sticky
 		r.Release()
 	}

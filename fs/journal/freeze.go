@@ -12,12 +12,9 @@ import (
 // or whole says that not every file is known to be, the superblock stays dirty,
 // and a copy has to take the segments along, as after a power cut.
 //
-// The caller sees to it that nobody appends until Thaw, and has made durable
-// what else was changed.
+// The caller has called Drain, sees to it that nobody appends from before that
+// until Thaw, and has made durable what else was changed.
 func (j *Journal) Freeze(whole bool) (clean bool, err error) {
-	if err := j.Drain(); err != nil && j.failure() != nil {
-		return false, err
-	}
 	// No pass and no growth is under way, and none changes anything from here on.
 	j.passMu.Lock()
 	defer j.passMu.Unlock()
@@ -35,8 +32,11 @@ func (j *Journal) Freeze(whole bool) (clean bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if !whole || !j.whole() {
-		return false, nil
+	// What Forget appended since Drain is not to be written later; now it appends
+	// nothing any more.
+	clean = whole && j.whole()
+	if err := j.Commit(j.lastLSN()); err != nil || !clean {
+		return false, err
 	}
 	if err := j.markClean(); err != nil {
 		j.mu.Lock()
@@ -50,6 +50,8 @@ func (j *Journal) Freeze(whole bool) (clean bool, err error) {
 // Thaw ends Freeze. If the superblock was clean a new run begins, which makes
 // it dirty.
 func (j *Journal) Thaw() error {
+	j.passMu.Lock() // for a moment there is no segment in use
+	defer j.passMu.Unlock()
 	j.growMu.Lock()
 	defer j.growMu.Unlock()
 	j.trimMu.Lock()

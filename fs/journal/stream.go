@@ -112,11 +112,3 @@ func (j *Journal) HomeFailed(err error) {
 func (j *Journal) whole() bool {
 	return !j.homeFailed.Load() && len(j.openStreams()) == 0 && len(j.LiveFiles()) == 0
 }
-
-// TryReserve is Reserve that does not wait; nil is no room.
-func (j *Journal) TryReserve(n int) *Reservation {
-	if n > j.maxBatch {
-		return nil
-	}
-	return j.tryReserve(n)
-}

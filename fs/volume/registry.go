@@ -125,6 +125,18 @@ func (r *registry) idleCount() int {
 	return r.idle
 }
 
+// home lists the idle files that are home. They may be in use again any time.
+func (r *registry) home() (files []*blockfile.File) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, c := range r.byIno {
+		if c.idle && !c.file.Live() {
+			files = append(files, c.file)
+		}
+	}
+	return files
+}
+
 // settled takes out the idle files that are home.
 func (r *registry) settled() (done []*blockfile.File) {
 	r.mu.Lock()

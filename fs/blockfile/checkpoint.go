@@ -161,21 +161,6 @@ func (f *File) keepLess(physical int64) {
 	f.kept = min(f.kept, physical)
 }
 
-// dropHome cuts home to a length that a stream reached before.
-func (f *File) dropHome(physical int64) error {
-	f.lengthMu.Lock()
-	defer f.lengthMu.Unlock()
-	f.kept, f.ahead = min(f.kept, physical), 0
-	if f.physical <= physical {
-		return nil
-	}
-	if err := f.b.Truncate(physical); err != nil {
-		return home(err)
-	}
-	f.physical = physical
-	return nil
-}
-
 // copyGroup brings a group home in its newest state, with the header of d in
 // group 0. It returns the newest record that it copied, 0 if the journal has
 // nothing of the group any more, and the end of what it wrote.

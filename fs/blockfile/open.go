@@ -63,6 +63,12 @@ func Open(b backing.File, c Config) (*File, error) {
 		f.log.error(describe(err), "physical", st.Size, "err", err)
 		return nil, err
 	}
+	if f.j != nil && c.Unclean && c.SyncOpened && !f.ro {
+		if err := f.syncHome(); err != nil {
+			f.j.Close()
+			return nil, err
+		}
+	}
 	if f.j != nil {
 		return f, nil
 	}

@@ -188,6 +188,7 @@ func (f *File) cutFrom(count uint64) error {
 			} else if err != nil { // it cannot
 				return f.cutEnd(from)
 			}
+			f.takeBack(from)
 		}
 		n = next + 1
 	}
@@ -217,6 +218,27 @@ func (f *File) cutEnd(to int64) error {
 		f.takeBack(to)
 	}
 	return err
+}
+
+// dropHome cuts home to a length that a stream reached before. The end is locked.
+func (f *File) dropHome(physical int64) error {
+	f.lengthMu.Lock()
+	f.kept, f.ahead = min(f.kept, physical), 0
+	longer := f.physical > physical
+	var err error
+	if longer {
+		if err = f.b.Truncate(physical); err == nil {
+			f.physical = physical
+		}
+	}
+	f.lengthMu.Unlock()
+	if err != nil {
+		return home(err)
+	}
+	if longer {
+		f.takeBack(physical)
+	}
+	return nil
 }
 
 // setLength gives home the length that a size takes, or more where a stream

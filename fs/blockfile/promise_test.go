@@ -143,3 +143,72 @@ func spend(t *testing.T, f *File, r *rand.Rand, d *disk) {
 		}
 	}
 }
+
+// promised makes an empty file whose space is accounted for.
+func promised(t *testing.T) (*disk, *ledger, *File) {
+	t.Helper()
+	d := newDisk(t, cipher.SuiteDouble, 4096)
+	d.quietJournal()
+	l := &ledger{File: d.backing("f", unix.O_CREAT|unix.O_EXCL), pages: map[int64]bool{}}
+	f, err := Create(l, d.c)
+	must(t, err)
+	t.Cleanup(func() { f.Close() })
+	d.journal.add(f)
+	l.armed = true
+	return d, l, f
+}
+
+func (l *ledger) check(t *testing.T) {
+	t.Helper()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, b := range l.beyond {
+		t.Errorf("home needed space that nobody had allocated: %s", b)
+	}
+}
+
+// TestSpaceAfterAStreamThatFailed cuts off, with what a request of a stream left,
+// space that the user had asked for beyond the end.
+func TestSpaceAfterAStreamThatFailed(t *testing.T) {
+	d, l, f := promised(t)
+	must(t, f.Allocate(0, 4<<20, true))
+	for f.inlined.Load() < f.streamFrom {
+		write(t, f, pattern(1, 8*4096), f.Size())
+	}
+	end := f.layout.PhysicalSize(f.Size())
+	failed := false
+	d.hook = func(op string, off, n int64) (int64, error) {
+		if op == "write" && off >= end && !failed {
+			failed = true
+			return n / 2, unix.ENOSPC
+		}
+		return 0, nil
+	}
+	if _, err := f.WriteAt(pattern(2, 100*4096), f.Size()); !errors.Is(err, unix.ENOSPC) {
+		t.Fatalf("got %v, want ENOSPC", err)
+	}
+	d.hook = allowAll
+	f.streamFrom = -1
+	write(t, f, pattern(3, 8*4096), f.Size())
+	write(t, f, pattern(3, 8*4096), f.Size()+70*4096)
+	d.drain()
+	l.check(t)
+}
+
+// TestSpaceInAHoleThatWasCut asks for space after the file was cut, and has a
+// checkpoint cut home afterwards.
+func TestSpaceInAHoleThatWasCut(t *testing.T) {
+	d, l, f := promised(t)
+	f.streamFrom = -1
+	for range 40 {
+		write(t, f, pattern(1, 10*4096), f.Size())
+	}
+	d.drain()
+	must(t, f.Truncate(4096))
+	must(t, f.Allocate(0, 2<<20, true))
+	write(t, f, pattern(2, 4096), 300*4096)
+	d.drain()
+	write(t, f, pattern(3, 4096), 150*4096)
+	d.drain()
+	l.check(t)
+}

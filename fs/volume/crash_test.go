@@ -241,14 +241,17 @@ func oneIn(n int) int {
 }
 
 // TestCrashScripts lets the power fail at every operation of short scripts.
-func TestCrashScripts(t *testing.T) { runCrashScripts(t, crashScripts) }
+func TestCrashScripts(t *testing.T) { runCrashScripts(t, crashScripts, false) }
 
-func runCrashScripts(t *testing.T, scripts map[string]func(r *crashRun)) {
+// runCrashScripts does so on a disk, or on what a FUSE server shows of one.
+func runCrashScripts(t *testing.T, scripts map[string]func(r *crashRun), remote bool) {
 	c := crashCipher(t)
 	for _, name := range slices.Sorted(maps.Keys(scripts)) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			r := newCrashRun(t, c)
+			fs := crashfs.New()
+			fs.Remote = remote
+			r := newRunOn(t, c, fs)
 			doing := "preparing"
 			r.prepare()
 			if len(name)%2 == 0 { // else all of it is in the journal still

@@ -55,9 +55,11 @@ func crashCipher(t testing.TB) *cipher.Volume {
 	return c
 }
 
-func newCrashRun(t testing.TB, c *cipher.Volume) *crashRun {
+func newCrashRun(t testing.TB, c *cipher.Volume) *crashRun { return newRunOn(t, c, crashfs.New()) }
+
+func newRunOn(t testing.TB, c *cipher.Volume, fs *crashfs.FS) *crashRun {
 	t.Helper()
-	r := &crashRun{t: t, fs: crashfs.New(), handles: map[int]*Handle{}, o: &oracle{names: map[string][]candidate{}}}
+	r := &crashRun{t: t, fs: fs, handles: map[int]*Handle{}, o: &oracle{names: map[string][]candidate{}}}
 	check(t, Format(r.fs.Root(), c))
 	r.disk = faultfs.New(r.fs.Root())
 	config := crashConfig(r.fs, c)

@@ -244,7 +244,20 @@ func (v *Volume) endUse(n *Node) error {
 		v.lostName(n.ino)
 		return nil
 	}
-	return file.Close()
+	if v.freeze.gate.TryRLock() { // else the directory is to hold still
+		file.ReleaseAhead()
+		v.freeze.gate.RUnlock()
+	}
+	return errors.Join(v.lastHeader(file), file.Close())
+}
+
+// lastHeader makes the header of a file without records durable, which is about to
+// be closed, where a clean unmount cannot do that for all files at once.
+func (v *Volume) lastHeader(file *blockfile.File) error {
+	if !v.fuseBelow || v.ro || !file.HeaderNew() {
+		return nil
+	}
+	return file.SyncHeader()
 }
 
 // openFile returns n's file with one more use, opened if it was not. The
@@ -305,7 +318,7 @@ func (v *Volume) install(n *Node, file *blockfile.File) error {
 
 func (v *Volume) fileConfig() blockfile.Config {
 	return blockfile.Config{
-		Volume: v.cipher, ReadOnly: v.ro, Unclean: v.unclean.Load(), Cache: v.cache,
+		Volume: v.cipher, ReadOnly: v.ro, Unclean: v.unclean.Load(), SyncOpened: v.fuseBelow, Cache: v.cache,
 		Journal: v.journal, StreamFrom: v.streamFrom, NoAtime: &v.noAtime, Log: v.log,
 	}
 }

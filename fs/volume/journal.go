@@ -104,6 +104,9 @@ func (v *Volume) dropRemoved() ([]cipher.FileID, error) {
 		v.files.restore(files)
 		return nil, fmt.Errorf("%w: %w", journal.ErrHome, err)
 	}
+	if v.fuseBelow {
+		v.lastHome(files)
+	}
 	var gone []cipher.FileID
 	for _, file := range files {
 		gone = append(gone, file.ID())
@@ -111,6 +114,22 @@ func (v *Volume) dropRemoved() ([]cipher.FileID, error) {
 		v.journal.Forget(file.ID())
 	}
 	return gone, nil
+}
+
+// lastHome brings removed files home where no sync of their directories can be
+// had: should a crash bring a name back, what was acknowledged is there without
+// records. A file that cannot go home goes without: to be removed is its cure.
+func (v *Volume) lastHome(files map[uint64]*blockfile.File) {
+	for _, file := range files {
+		c, err := file.Checkpoint(^journal.LSN(0))
+		if c != nil {
+			err = c.Sync()
+			c.End(err == nil)
+		}
+		if err != nil {
+			v.complain("removed file is dropped without having gone home", "err", err)
+		}
+	}
 }
 
 // Removed files are collected for reapDelay before their records, and with their
@@ -187,6 +206,9 @@ func (v *Volume) Checkpoint(refs []journal.Ref, through journal.LSN) (gone []cip
 		errs = append(errs, err)
 	} else {
 		errs = append(errs, v.checkpoint(files, through))
+	}
+	for _, file := range v.files.home() {
+		file.ReleaseAhead() // before it may be opened anew
 	}
 	for _, file := range v.files.settled() {
 		errs = append(errs, file.Close())

@@ -18,7 +18,7 @@ import (
 )
 
 // TestCrashStreams is TestCrashScripts with files that stream.
-func TestCrashStreams(t *testing.T) { runCrashScripts(t, streamScripts) }
+func TestCrashStreams(t *testing.T) { runCrashScripts(t, streamScripts, false) }
 
 // grow appends to a file until it is size bytes long, in requests of whole
 // blocks and at last one that is not.

@@ -306,6 +306,10 @@ func (v *Volume) Close() error {
 		if v.journal == nil && !v.ro && keys {
 			errs = append(errs, file.Sync(false))
 		}
+		if keys && !v.broken.Load() {
+			file.ReleaseAhead()
+			errs = append(errs, v.lastHeader(file))
+		}
 		errs = append(errs, file.Close())
 	}
 	if !v.ro {

@@ -25,7 +25,7 @@ func (fs *FS) clone(copies map[*node]*node) *FS {
 	if copies == nil {
 		copies = map[*node]*node{}
 	}
-	c := &FS{FsyncNames: fs.FsyncNames, lastIno: fs.lastIno, clock: fs.clock}
+	c := &FS{FsyncNames: fs.FsyncNames, Remote: fs.Remote, lastIno: fs.lastIno, clock: fs.clock}
 	var copyNode func(*node) *node
 	copyNode = func(n *node) *node {
 		if n == nil {
@@ -67,6 +67,10 @@ func copyNames(names map[string]*node, copyNode func(*node) *node) map[string]*n
 	}
 	return m
 }
+
+// Killed returns the filesystem that is left to the next process when this one is
+// killed and the kernel lives: nothing is lost, and nothing became durable by it.
+func (im *Image) Killed() *FS { return im.fs.clone(nil) }
 
 // Kind is what a Chooser chooses a version of.
 type Kind int

@@ -374,6 +374,9 @@ func (d *dir) Sync() error {
 func (d *dir) SyncAll() error {
 	d.fs.begin(OpDirSync)
 	defer d.fs.mu.Unlock()
+	if d.fs.Remote {
+		return nil
+	}
 	d.fs.syncNames(func(*nameOp) bool { return true })
 	seen := map[*node]bool{}
 	d.fs.root.walk(seen)
@@ -396,7 +399,11 @@ func (n *node) walk(seen map[*node]bool) {
 }
 
 func (d *dir) Statfs() (backing.Statfs, error) {
-	return backing.Statfs{Bsize: 4096, Frsize: 4096, Blocks: 1 << 30, Bfree: 1 << 29, Bavail: 1 << 29, Files: 1 << 30, Ffree: 1 << 29, Namelen: 255}, nil
+	st := backing.Statfs{Bsize: 4096, Frsize: 4096, Blocks: 1 << 30, Bfree: 1 << 29, Bavail: 1 << 29, Files: 1 << 30, Ffree: 1 << 29, Namelen: 255}
+	if d.fs.Remote {
+		st.Type = unix.FUSE_SUPER_MAGIC
+	}
+	return st, nil
 }
 
 func (d *dir) Close() error {

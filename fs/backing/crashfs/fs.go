@@ -29,6 +29,9 @@ type FS struct {
 	// FsyncNames makes a file's sync cover the operations that gave it its
 	// names, as ext4 and xfs do and POSIX does not promise. Set before use.
 	FsyncNames bool
+	// Remote makes it a FUSE filesystem of a server: SyncAll does not reach that.
+	// Set before use.
+	Remote bool
 
 	mu      sync.Mutex
 	root    *node

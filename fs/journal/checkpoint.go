@@ -11,8 +11,12 @@ import (
 	"github.com/plyfs/plyfs/cipher"
 )
 
-// retryPass is how long a failed checkpoint pass rests.
-const retryPass = time.Second
+// retryPass is how long passes rest after one that failed, idlePass after one that
+// made no room for those who wait.
+const (
+	retryPass = time.Second
+	idlePass  = 5 * time.Millisecond
+)
 
 // Dirty is what a checkpoint of a file has to copy home.
 type Dirty struct {
@@ -202,8 +206,12 @@ func (j *Journal) checkpointer() {
 			if freed > 0 {
 				continue
 			}
-			if j.helpless() {
-				j.pause()
+			switch {
+			case j.helpless():
+				j.pause(retryPass)
+			case j.waiting(): // what they wait for is no pass's to give, but perhaps a stream's
+				j.atWork(func() { j.EndStreams() })
+				j.pause(idlePass)
 			}
 			break
 		}
@@ -217,9 +225,16 @@ func (j *Journal) helpless() bool {
 	return j.homeErr != nil
 }
 
-// pause waits before a failed pass is tried again.
-func (j *Journal) pause() {
-	t := time.NewTimer(retryPass)
+// waiting reports whether someone waits for space.
+func (j *Journal) waiting() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.err == nil && j.waiters > 0
+}
+
+// pause waits before another pass is tried.
+func (j *Journal) pause(d time.Duration) {
+	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-j.stop:

@@ -259,3 +259,23 @@ func TestCloseTellsOfALostJournal(t *testing.T) {
 	r.faults.Clear()
 	r.v.Close() // fails, as it must
 }
+
+// TestFailedWritebackThatTheReaperHearsOf fails the sync before removed files are
+// dropped: a failure of writeback is told once, and no checkpoint will hear of it.
+func TestFailedWritebackThatTheReaperHearsOf(t *testing.T) {
+	r := newFaultRun(t, crashCipher(t))
+	r.write("a", 0, 5000)
+	r.close("a")
+	r.faults.Set(faultfs.Plan{Kind: faultfs.DirSync, Times: 1, Err: unix.EIO})
+	r.unlink("a")
+	for end := time.Now().Add(time.Minute); !r.v.broken.Load(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("nobody noticed")
+		}
+	}
+	r.close("b")
+	if r.v.Close() == nil {
+		t.Log("closed without an error") // what is not home is in the journal
+	}
+	check(t, survive(t, r.v.cipher, r.fs.Snapshot().Crash(crashfs.Lost), r.o, false, nil))
+}

@@ -173,6 +173,9 @@ func (v *Volume) reaper() {
 		v.homing.Unlock()
 		if err != nil {
 			v.complain("removed files cannot be dropped yet", "err", err)
+			if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
+				v.journal.HomeFailed(err) // of a failed writeback nobody else may hear
+			}
 		}
 	}
 }

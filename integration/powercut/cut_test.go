@@ -137,6 +137,7 @@ type cutAt struct {
 	durable int // of these, not to be taken back
 	fate    int
 	seed    uint64
+	at      uint64 // when the workloads were cut: p, or before that the power failed once already
 }
 
 func (c cutAt) String() string {

@@ -134,7 +134,7 @@ func (rec *recording) choose(n int, rng *rand.Rand, ignoreFlushes bool) []cutAt 
 			p = rec.end + rng.Uint64N(uint64(len(rec.tape.entries))-rec.end+1)
 		}
 		p = min(p, uint64(len(rec.tape.entries)))
-		c := cutAt{p: int(p), fate: rng.IntN(len(fates)), seed: rng.Uint64()}
+		c := cutAt{p: int(p), at: p, fate: rng.IntN(len(fates)), seed: rng.Uint64()}
 		c.durable = rec.tape.durable(c.p)
 		if ignoreFlushes {
 			c.durable = max(0, c.p-1-rng.IntN(400))
@@ -155,21 +155,20 @@ func (f failure) String() string {
 	return f.cut.String() + "\n  " + strings.ReplaceAll(strings.Join(f.problems, "\n"), "\n", "\n  ")
 }
 
-// play tries cuts, and returns those that were not survived.
-func (rec *recording) play(cuts []cutAt) ([]failure, error) {
+// states makes the disk of each cut, which are in order, and has it visited.
+func (rec *recording) states(cuts []cutAt, visit func(i int, disk string) error) error {
 	st, err := os.Stat(rec.path("base"))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	m, err := newImage(st.Size())
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer m.close()
 	if err := m.load(rec.path("base")); err != nil {
-		return nil, err
+		return err
 	}
-	var failed []failure
 	done := 0
 	for i, c := range cuts {
 		for ; done < c.durable; done++ {
@@ -179,22 +178,33 @@ func (rec *recording) play(cuts []cutAt) ([]failure, error) {
 		}
 		disk := rec.path("state")
 		if err := m.write(disk, rec.tape, c, rec.fstype); err != nil {
-			return failed, err
+			return err
 		}
-		keep := os.Getenv("PLYFS_KEEP") != ""
+		if err := visit(i, disk); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// play tries cuts, and returns those that were not survived.
+func (rec *recording) play(cuts []cutAt) (failed []failure, err error) {
+	keep := os.Getenv("PLYFS_KEEP") != ""
+	err = rec.states(cuts, func(i int, disk string) error {
 		if keep {
 			if err := do("cp", "--sparse=always", disk, rec.path("before")); err != nil {
-				return failed, err
+				return err
 			}
 		}
-		if problems := rec.examine(disk, c); len(problems) > 0 {
-			failed = append(failed, failure{c, problems})
+		if problems := rec.examine(disk, cuts[i]); len(problems) > 0 {
+			failed = append(failed, failure{cuts[i], problems})
 			if keep && len(failed) <= 3 {
 				os.Rename(rec.path("before"), rec.path(fmt.Sprint("failed-", i)))
 			}
 		}
-	}
-	return failed, nil
+		return nil
+	})
+	return failed, err
 }
 
 // examine mounts a state, verifies it, and does so again after the volume was
@@ -207,7 +217,7 @@ func (rec *recording) examine(disk string, c cutAt) (problems []string) {
 		}
 		watchdog := time.AfterFunc(4*patience, s.hang)
 		for _, w := range rec.loads {
-			for i, p := range w.verify(filepath.Join(s.top(), w.name()), uint64(c.p), rec.plyfs) {
+			for i, p := range w.verify(filepath.Join(s.top(), w.name()), c.at, rec.plyfs) {
 				if i == 5 {
 					problems = append(problems, w.name()+": and so on")
 					break

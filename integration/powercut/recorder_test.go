@@ -173,7 +173,7 @@ func serveRecorder(dir string) error {
 	}
 	fmt.Println("ready")
 	io.Copy(io.Discard, os.Stdin)
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
 		if err = server.Unmount(); err == nil || time.Now().After(end) {
 			return err
 		}

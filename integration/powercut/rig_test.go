@@ -1,6 +1,7 @@
 package powercut
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -16,7 +17,7 @@ import (
 )
 
 // patience bounds a mount, an unmount, and a daemon's end.
-const patience = 60 * time.Second
+const patience = 3 * time.Minute
 
 // target is what is under test.
 type target struct {
@@ -188,6 +189,9 @@ func (s *stack) log() string {
 	}
 	b = b[s.logAt:]
 	const limit = 4000
+	if at := bytes.Index(b, []byte("SIGQUIT")); at >= 0 { // it hung: which goroutines wait for what comes first
+		return string(b[max(0, at-limit):min(len(b), at+16*limit)])
+	}
 	if len(b) > limit {
 		return "[...]" + string(b[len(b)-limit:])
 	}

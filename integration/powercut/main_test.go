@@ -3,8 +3,11 @@ package powercut
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"os/signal"
+	"runtime"
 	"strconv"
+	"syscall"
 	"testing"
 	"time"
 
@@ -29,7 +32,36 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	if os.Getenv(ownNamespace) == "" {
+		os.Exit(rerun())
+	}
 	os.Exit(run(m))
+}
+
+// ownNamespace says that this process has a mount namespace of its own. One that
+// another process makes meanwhile would else hold the mounts of these tests: after
+// an unmount the daemon would not end, nor the disk be free.
+const ownNamespace = "PLYFS_POWERCUT_NAMESPACE"
+
+// rerun runs this program again in a mount namespace of its own, and returns its
+// exit code.
+func rerun() int {
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Env = append(os.Environ(), ownNamespace+"=1")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	if os.Getuid() == 0 { // else it will say that it needs that
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGTERM}
+	}
+	runtime.LockOSThread() // whose end would be the child's
+	signal.Ignore(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
+		fmt.Fprintln(os.Stderr, "powercut:", err)
+		return 1
+	}
+	if code := cmd.ProcessState.ExitCode(); code >= 0 {
+		return code
+	}
+	return 1 // by a signal
 }
 
 func run(m *testing.M) int {
@@ -43,7 +75,10 @@ func run(m *testing.M) int {
 		return 0
 	}
 	unix.Umask(0o022)
-	err := setUp()
+	err := scratch.LeaveOthers()
+	if err == nil {
+		err = setUp()
+	}
 	defer cleanUp()
 	interrupted := make(chan os.Signal, 1)
 	signal.Notify(interrupted, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)

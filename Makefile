@@ -25,7 +25,8 @@ RACE    := ./fs/... ./keystore/...
 # Seconds for each fuzzer: in `make test`, and in `make fuzz`.
 FUZZ_SHORT ?= 1
 FUZZTIME   ?= 60
-CRASHSCALE ?= 10
+# How much make crash tries in the simulator; with 3 all of it takes some 25 minutes on two cores.
+CRASHSCALE ?= 3
 BENCHTIME  ?= 1s
 # How long make soak loads both servers, which it does side by side. From 10m on
 # each life of a daemon has measurements enough to show a leak.

@@ -13,7 +13,11 @@
 // it is on the disk. Of what came after, any of it may be: writes are lost, torn
 // at 512-byte sectors, or overtaken by later ones. For many cuts such a disk is
 // made, mounted, and compared with what was acknowledged by then; then it is
-// unmounted, or its daemon killed, and all is done once more.
+// unmounted, or its daemon killed, and all is done once more. For some cuts what
+// follows is recorded too, and cut again: recovery, of the file system as of plyfs.
+//
+// All mounts are in a mount namespace of their own, so that no other one that is
+// made meanwhile on the machine holds them.
 //
 // Nothing here knows the inside of plyfs.
 //

@@ -43,6 +43,10 @@ func (d *folder) error(op, name string, err error) error {
 // on what is no file.
 func (d *folder) read(name string, limit int64) ([]byte, error) {
 	fd, err := unix.Openat(d.fd, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ELOOP) {
+		return nil, &fault{what: filepath.Join(d.path, name) + " is a symbolic link", kind: ErrTampered,
+			hint: "Put the file itself there, or name it where it is; nobody else may have made that link."}
+	}
 	if err != nil {
 		return nil, d.error("open", name, err)
 	}

@@ -83,6 +83,12 @@ func configPath(source, named string) string {
 	return filepath.Join(source, keystore.ConfigName)
 }
 
+// isIn reports whether the config is at its usual place in a ciphertext directory.
+func (k *keyring) isIn(source string) bool {
+	dir, err := filepath.Abs(source)
+	return err == nil && k.Config == configPath(dir, "")
+}
+
 // checkRecovery refuses the name of a recovery slot that no layer has.
 func (k *keyring) checkRecovery(config *keystore.Config) error {
 	if k.Recovery == "" || config.Recovers(cipher.LayerData, k.Recovery) || config.Recovers(cipher.LayerInfra, k.Recovery) {

@@ -22,7 +22,14 @@ func run(con *console, args []string) int {
 	if isFuseCall(args) {
 		return fuseHelper(con, args)
 	}
-	if err := runCommand(con, args); err != nil {
+	answer := &answerWriter{w: con.stdout}
+	con.stdout = answer
+	err := runCommand(con, args)
+	if err == nil && answer.err != nil {
+		err = &problem{err: fmt.Errorf("the answer could not be written: %w", answer.err), code: exitIO,
+			hint: "the command did what it was asked; repeat what only asks"}
+	}
+	if err != nil {
 		return int(con.fail(err))
 	}
 	return int(exitOK)

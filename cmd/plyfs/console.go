@@ -27,6 +27,21 @@ func newConsole() *console {
 	}
 }
 
+// answerWriter is standard output, and remembers the first error: half an answer
+// must not look like one.
+type answerWriter struct {
+	w   io.Writer
+	err error
+}
+
+func (a *answerWriter) Write(b []byte) (int, error) {
+	n, err := a.w.Write(b)
+	if a.err == nil {
+		a.err = err
+	}
+	return n, err
+}
+
 // print writes to standard output.
 func (c *console) print(format string, args ...any) {
 	fmt.Fprintf(c.stdout, format, args...)

@@ -38,6 +38,7 @@ const (
 	exitUnavailable exitCode = 16
 
 	exitInaccessible exitCode = 17
+	exitNotFrozen    exitCode = 18
 )
 
 // exitCodes is the table that `plyfs help exit-codes` and plyfs(1) show.
@@ -64,6 +65,7 @@ var exitCodes = []struct {
 	{exitDenied, "denied", "the key provider said no: key disabled, destroyed, or access denied"},
 	{exitUnavailable, "unavailable", "the key provider could not be asked, or did not answer"},
 	{exitInaccessible, "inaccessible", "the mounted volume is inaccessible: its keys were withdrawn"},
+	{exitNotFrozen, "not-frozen", "the volume is not frozen, or was not until the command ended"},
 }
 
 // problem is an error that knows its exit code and what to do about it.

@@ -75,7 +75,7 @@ func TestFreezeAndThaw(t *testing.T) {
 	wantText(t, "standard error", r.stderr, "plyfs: hint: ")
 	b.mount()
 	b.write("file", "before")
-	r = b.run(exitAssertion, "thaw", b.mnt)
+	r = b.run(exitNotFrozen, "thaw", b.mnt)
 	wantText(t, "standard error", r.stderr, "volume is not frozen")
 	b.run(exitOK, "freeze", b.mnt)
 	r = b.run(exitBusy, "freeze", b.mnt)
@@ -120,7 +120,7 @@ func TestFreezeEnds(t *testing.T) {
 	cmd.Wait()
 	b.write("file", "written once its owner was killed")
 
-	r := b.run(exitAssertion, "freeze", "--timeout", "100ms", b.mnt, "--", "sh", "-c", `until echo > "$0"; do :; done`, filepath.Join(b.mnt, "file"))
+	r := b.run(exitNotFrozen, "freeze", "--timeout", "100ms", b.mnt, "--", "sh", "-c", `until echo > "$0"; do :; done`, filepath.Join(b.mnt, "file"))
 	wantText(t, "standard error", r.stderr, "may not be whole")
 
 	// The daemon ends also while frozen, and cleanly.

@@ -132,7 +132,7 @@ func freezeError(err error) error {
 	case errors.Is(err, volume.ErrFrozen):
 		return &problem{err: err, code: exitBusy, hint: "another backup may be under way; 'plyfs thaw' ends it"}
 	case errors.Is(err, volume.ErrThawed):
-		return &problem{err: err, code: exitAssertion, hint: "a freeze with a timeout ends by itself"}
+		return &problem{err: err, code: exitNotFrozen, hint: "a freeze with a timeout ends by itself"}
 	case errors.Is(err, unix.EROFS):
 		return &problem{err: err, code: exitIO, hint: "the volume turned read-only after an error, see the log: unmount it, mend the disk, mount it again"}
 	}

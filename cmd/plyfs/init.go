@@ -127,7 +127,7 @@ func (n *newVolume) tell(con *console) {
 	if n.provider != "" {
 		con.note("its data layer opens with the customer-managed key of provider %s alone: no key, no data", n.provider)
 	}
-	if n.keys.Config != configPath(n.dir, "") {
+	if !n.keys.isIn(n.dir) {
 		con.note("its wrapped keys are in %s and nowhere else: mount it with -o config=%s, and back that file up", n.keys.Config, n.keys.Config)
 	}
 }
@@ -138,7 +138,10 @@ func (n *newVolume) checkConfig() error {
 	if err != nil {
 		return err
 	}
-	if n.keys.Config == configPath(dir, "") {
+	if err := checkText(dir, n.keys.Config); err != nil {
+		return err
+	}
+	if n.keys.isIn(dir) {
 		return nil
 	}
 	if strings.HasPrefix(n.keys.Config, dir+"/") {

@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"log/slog"
@@ -30,6 +32,10 @@ type logChoice struct {
 // is dropped and counted: the log never holds up the filesystem.
 const logQueue = 1024
 
+// maxLogName is the longest name that a mountpoint gives a log file, with room
+// for what is added to it and to rotated ones.
+const maxLogName = 200
+
 // fallbackLog is the log file of a mountpoint where there is no syslog:
 // $XDG_STATE_HOME/plyfs if that is set, else /var/log/plyfs for root and
 // ~/.local/state/plyfs for others.
@@ -44,6 +50,10 @@ func fallbackLog(con *console, target string) string {
 		dir = filepath.Join(home, ".local/state/plyfs")
 	}
 	name := strings.ReplaceAll(strings.Trim(target, "/"), "/", "-")
+	if len(name) > maxLogName {
+		sum := sha256.Sum256([]byte(target))
+		name = name[:maxLogName-17] + "-" + hex.EncodeToString(sum[:8])
+	}
 	return filepath.Join(dir, name+".log")
 }
 

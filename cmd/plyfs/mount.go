@@ -8,6 +8,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
@@ -111,6 +112,9 @@ func newRequest(con *console, source, target string, o mountopt.Options) (*reque
 	if os.Geteuid() != 0 && (o.Suid || o.Dev) {
 		return nil, usageError("leave out suid and dev", "only root mounts with set-user-ID programs or devices")
 	}
+	if err := checkText(source, target, o.Config, o.Journal, o.Log, o.Audit); err != nil {
+		return nil, err
+	}
 	if !filepath.IsAbs(source) {
 		var err error
 		if source, err = filepath.Abs(source); err != nil {
@@ -124,6 +128,9 @@ func newRequest(con *console, source, target string, o mountopt.Options) (*reque
 	resolved, err := resolveTarget(target)
 	if err != nil {
 		return nil, &problem{err: fmt.Errorf("mountpoint: %w", err), code: exitMount, hint: "make the directory first"}
+	}
+	if err := checkText(source, resolved); err != nil { // the directories that they are relative to
+		return nil, err
 	}
 	log := logChoice{File: o.Log, Fallback: fallbackLog(con, resolved), Debug: o.Debug}
 	if err := makeAbsolute(&log.File); err != nil {
@@ -150,6 +157,17 @@ func newRequest(con *console, source, target string, o mountopt.Options) (*reque
 		StateDir: stateDir(con),
 		Pins:     pinsPath(con),
 	}, nil
+}
+
+// checkText refuses paths that are no UTF-8: they would not come through to the
+// daemon, nor into what status and the logs say.
+func checkText(paths ...string) error {
+	for _, p := range paths {
+		if !utf8.ValidString(p) {
+			return usageError("rename it, or bind-mount it at another place", "the path %q is not UTF-8", p)
+		}
+	}
+	return nil
 }
 
 // checkTarget refuses a mountpoint that is taken, a volume that is mounted,

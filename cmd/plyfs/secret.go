@@ -95,7 +95,14 @@ func (c *console) fetchPassphrase(s subject, from string) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	return readLimited(f)
+	if st, err := f.Stat(); err == nil && st.Mode().IsRegular() && st.Mode().Perm()&0o077 != 0 && !strings.HasPrefix(from, mountopt.ByCredential) {
+		c.warn("the passphrase file %s has mode %04o: others can reach it; chmod 0600 %s, and think about who may have read it", from, st.Mode().Perm(), from)
+	}
+	b, err := readLimited(f)
+	if errors.Is(err, unix.EISDIR) {
+		err = &problem{err: err, code: exitUsage, hint: "name a file that holds the passphrase and nothing else"}
+	}
+	return b, err
 }
 
 func readLimited(r io.Reader) ([]byte, error) {

@@ -15,6 +15,24 @@ import (
 	"github.com/plyfs/plyfs/cipher"
 )
 
+// A passphrase that others can read is used, for containers mount theirs so, and
+// told of.
+func TestPassphraseFileOfOthers(t *testing.T) {
+	b := newBench(t)
+	path := b.file("pass", "a long enough passphrase")
+	r := b.run(exitOK, "keystore", "init", "--infra-passphrase-file", path)
+	if strings.Contains(r.stderr, "warning") {
+		t.Errorf("a good file is warned of:\n%s", r.stderr)
+	}
+	if err := os.Chmod(path, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	r = b.run(exitOK, "init", "--infra-passphrase-file", path, b.cipher)
+	wantText(t, "standard error", r.stderr, "warning: the passphrase file "+path+" has mode 0644")
+	r = b.run(exitUsage, "init", "--infra-passphrase-file", b.dir, filepath.Join(b.dir, "other"))
+	wantText(t, "standard error", r.stderr, "is a directory", "plyfs: hint: name a file")
+}
+
 func TestReadPassphraseFromFile(t *testing.T) {
 	tests := []struct {
 		name, content, want, err string

@@ -328,18 +328,21 @@ func volumeError(err error) error {
 		return &problem{err: err, code: exitBusy}
 	case errors.Is(err, volume.ErrExists):
 		return &problem{err: err, code: exitExists}
+	case errors.Is(err, journal.ErrSuper) && (errors.Is(err, journal.ErrMissing) || errors.Is(err, journal.ErrTampered)):
+		return &problem{err: err, code: exitTampered,
+			hint: "nothing opens the volume without .plyfs/journal/super, nor its files beside an older one: restore the ciphertext directory whole, from one backup"}
 	case errors.Is(err, journal.ErrMissing):
 		return &problem{err: err, code: exitTampered,
-			hint: "after a crash a volume needs the journal it had: if it was mounted with -o journal=DIR, give that again"}
+			hint: "after a crash a volume needs the journal it had: if it was mounted with -o journal=DIR, give that again; " +
+				"if it is gone, -o accept-rollback=journal goes on without what it held"}
 	case errors.Is(err, journal.ErrForeign):
 		return &problem{err: err, code: exitTampered, hint: "the segments beside the superblock are those of another volume: put back the right ones"}
 	case errors.Is(err, journal.ErrTampered):
 		return &problem{err: err, code: exitTampered,
 			hint: "mount it with -o ro to save what is there; -o accept-rollback=journal goes on without what is lost"}
-	case errors.Is(err, journal.ErrVersion):
+	case errors.Is(err, journal.ErrVersion), errors.Is(err, cipher.ErrVersion), errors.Is(err, cipher.ErrSuite):
 		return &problem{err: err, code: exitVersion, hint: "use a newer plyfs"}
-	case errors.Is(err, volume.ErrDamaged),
-		errors.Is(err, cipher.ErrAuth), errors.Is(err, unix.ENOENT):
+	case isUnauthentic(err), errors.Is(err, unix.ENOENT):
 		return &problem{err: err, code: exitTampered, hint: "restore the ciphertext directory whole, from one backup; do not trust what wrote to it"}
 	}
 	return err

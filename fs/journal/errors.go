@@ -6,6 +6,9 @@ var (
 	// ErrMissing reports that the superblock, or segments that it calls live,
 	// are not there.
 	ErrMissing = errors.New("journal is missing")
+	// ErrSuper is what errors of OpenSuper wrap besides: it is the superblock,
+	// which lies in the volume itself.
+	ErrSuper = errors.New("journal superblock")
 	// ErrTampered reports bytes that fail authentication, or records missing,
 	// where no crash can have caused it.
 	ErrTampered = errors.New("journal fails authentication")

@@ -111,10 +111,10 @@ func CreateSuper(dir backing.Dir, a Authenticator, random io.Reader) error {
 func OpenSuper(dir backing.Dir, a Authenticator) (*Super, error) {
 	f, err := dir.OpenFile(superName, unix.O_RDONLY, 0)
 	if errors.Is(err, unix.ENOENT) {
-		return nil, fmt.Errorf("journal superblock: %w", ErrMissing)
+		return nil, fmt.Errorf("%w: %w", ErrSuper, ErrMissing)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("journal superblock: %w", err)
+		return nil, fmt.Errorf("%w: %w", ErrSuper, err)
 	}
 	defer f.Close()
 	s := &Super{dir: dir, auth: a}
@@ -129,13 +129,13 @@ func OpenSuper(dir backing.Dir, a Authenticator) (*Super, error) {
 			worst = err
 		}
 		if err != nil && !errors.Is(err, ErrTampered) && !errors.Is(err, ErrVersion) {
-			return nil, fmt.Errorf("journal superblock: %w", err)
+			return nil, fmt.Errorf("%w: %w", ErrSuper, err)
 		}
 	}
 	// No torn write makes a slot of another version, so one that is there may
 	// be the newer one: it is not to be outvoted.
 	if !found || errors.Is(worst, ErrVersion) {
-		return nil, fmt.Errorf("journal superblock: %w", worst)
+		return nil, fmt.Errorf("%w: %w", ErrSuper, worst)
 	}
 	return s, nil
 }

@@ -57,7 +57,7 @@ func (v *Volume) openJournal(c *Config) error {
 	}
 	var err error
 	if v.journal, err = journal.Open(jc); err != nil {
-		return err
+		return hostile(err)
 	}
 	if err := v.journal.Lost(); err != nil {
 		v.log.Error("records of the journal are missing, what precedes them is shown", "err", err)

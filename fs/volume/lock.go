@@ -34,7 +34,7 @@ func Lock(root backing.Dir, wait time.Duration) (*DirLock, error) {
 		f, err = meta.OpenFile(lockName, unix.O_RDONLY, 0)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("lock file of the volume: %w", err)
+		return nil, fmt.Errorf("lock file of the volume: %w", hostile(err))
 	}
 	locker, ok := f.(interface{ Flock(how int) error })
 	if !ok {

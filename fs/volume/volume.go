@@ -238,7 +238,7 @@ func (v *Volume) openMeta(root backing.Dir) (err error) {
 		return cipher.ErrWiped
 	}
 	if v.super, err = journal.OpenSuper(v.journalDir, auth); err != nil {
-		return err
+		return hostile(err)
 	}
 	if v.tmp, err = v.openOrMake(tmpName); err != nil {
 		return err

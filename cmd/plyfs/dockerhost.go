@@ -19,8 +19,6 @@ import (
 
 	"github.com/plyfs/plyfs/cmd/internal/dockervolume"
 	"github.com/plyfs/plyfs/cmd/internal/mountopt"
-	"github.com/plyfs/plyfs/fs/backing"
-	"github.com/plyfs/plyfs/fs/volume"
 	"github.com/plyfs/plyfs/keystore"
 )
 
@@ -214,7 +212,7 @@ func (h *dockerHost) look(source, target string) (dockervolume.State, error) {
 	}
 	m, ok := mountedAt(mounts, target)
 	if !ok {
-		if heldElsewhere(source) {
+		if held, err := isHeld(source); err == nil && held {
 			return dockervolume.Held, nil
 		}
 		return dockervolume.Absent, nil
@@ -233,21 +231,6 @@ func (h *dockerHost) look(source, target string) (dockervolume.State, error) {
 		return dockervolume.Dead, nil
 	}
 	return dockervolume.Serving, nil
-}
-
-// heldElsewhere reports whether a daemon has the volume in a ciphertext
-// directory open.
-func heldElsewhere(source string) bool {
-	root, err := backing.OpenDir(source)
-	if err != nil {
-		return false
-	}
-	defer root.Close()
-	lock, err := volume.Lock(root, 0)
-	if err == nil {
-		lock.Close()
-	}
-	return errors.Is(err, volume.ErrBusy)
 }
 
 func (h *dockerHost) Detach(target string) error { return removeDead(target) }

@@ -173,7 +173,16 @@ func hintOf(err error) string {
 				"infra-passphrase-file=FILE, ...; options can be read by everybody"
 		}
 	}
-	return keystore.Hint(err)
+	if h := keystore.Hint(err); h != "" {
+		return h
+	}
+	switch {
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		return "make room there, and repeat the command"
+	case errors.Is(err, unix.EROFS):
+		return "the filesystem there is read-only; a volume on it mounts with -o ro"
+	}
+	return ""
 }
 
 // layerHints are the hints for both layers in one.

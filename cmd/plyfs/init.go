@@ -216,11 +216,18 @@ func checkEmpty(dir string) error {
 	case len(entries) == 0:
 		return nil
 	}
-	holds := fmt.Errorf("%s is not empty", dir)
-	if slices.ContainsFunc(entries, func(e os.DirEntry) bool { return strings.HasPrefix(e.Name(), "plyfs.json") }) {
-		holds = fmt.Errorf("%s holds a plyfs volume already", dir)
+	holds, hint := fmt.Errorf("%s is not empty", dir), "name a new or an empty directory; one below it, perhaps"
+	has := func(names ...string) bool {
+		return slices.ContainsFunc(entries, func(e os.DirEntry) bool { return slices.Contains(names, e.Name()) })
 	}
-	return &problem{err: holds, code: exitExists, hint: "name a new or an empty directory; one below it, perhaps"}
+	switch {
+	case has(keystore.ConfigName, keystore.ConfigName+".bak"):
+		holds = fmt.Errorf("%s holds a plyfs volume already", dir)
+	case has(".plyfs"):
+		holds = fmt.Errorf("%s holds a volume without its config", dir)
+		hint = "if an init was interrupted here there is nothing in it: remove it; but a volume whose config is kept elsewhere looks the same"
+	}
+	return &problem{err: holds, code: exitExists, hint: hint}
 }
 
 // defaultStores makes the key stores at the default place if neither is there.

@@ -38,6 +38,10 @@ func TestInitRefuses(t *testing.T) {
 		{"a directory with a file", func(b *bench) { os.Mkdir(b.cipher, 0o755); b.file("cipher/x", "") }, nil,
 			want{exitExists, "is not empty"}},
 		{"a volume", func(b *bench) { b.volume() }, nil, want{exitExists, "holds a plyfs volume already"}},
+		{"what an init left that was killed", func(b *bench) {
+			os.MkdirAll(filepath.Join(b.cipher, ".plyfs"), 0o700)
+			b.file("cipher/plyfs.json.bak.tmp-27b96ecdef15", "")
+		}, nil, want{exitExists, "if an init was interrupted here"}},
 		{"a file", func(b *bench) { b.file("cipher", "") }, nil, want{exitFailure, "not a directory"}},
 		{"no parent", func(b *bench) { b.cipher = filepath.Join(b.dir, "no/such") }, nil, want{exitFailure, "no such file"}},
 		{"stores that are missing where they were said to be", nil, []string{"--keystore", "/does/not/exist"},

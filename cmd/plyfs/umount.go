@@ -192,22 +192,17 @@ func detachFor(target string, lazy bool) error {
 // awaitClosed returns when the daemon has closed the volume and given up its
 // lock. What the run file says then is final.
 func (how unmounting) awaitClosed(con *console, source, target string, run *runFile) error {
-	root, err := backing.OpenDir(source)
-	if err != nil {
-		return fmt.Errorf("ciphertext directory: %w", err)
-	}
-	defer root.Close()
 	for start, told := time.Now(), false; ; {
-		lock, err := volume.Lock(root, 0)
-		if err == nil {
-			lock.Close()
+		held, err := isHeld(source)
+		if err == nil && !held {
 			break
-		}
-		if !errors.Is(err, volume.ErrBusy) {
-			return volumeError(err)
 		}
 		if run != nil && !run.alive() {
 			break // another host, which waited for it, has the volume by now
+		}
+		if err != nil && run == nil {
+			return &problem{err: fmt.Errorf("%s is unmounted, but whether the volume is closed cannot be seen: ciphertext directory: %w", target, err), code: codeOf(err),
+				hint: "its daemon has ended when 'ps' shows none with that mountpoint"}
 		}
 		waited := time.Since(start)
 		if waited > closeWait && (run == nil || !run.alive()) || how.patience > 0 && waited > how.patience {
@@ -232,6 +227,24 @@ func (how unmounting) awaitClosed(con *console, source, target string, run *runF
 	}
 	return &problem{err: fmt.Errorf("%s is unmounted, but the volume was not closed cleanly: %s", target, left.CloseError), code: exitIO,
 		hint: "the log has more: " + run.Log}
+}
+
+// isHeld reports whether somebody holds the lock of the volume in a ciphertext
+// directory. The directory may have been moved away from under its mount.
+func isHeld(source string) (bool, error) {
+	root, err := backing.OpenDir(source)
+	if err != nil {
+		return false, err
+	}
+	defer root.Close()
+	lock, err := volume.Lock(root, 0)
+	if err == nil {
+		return false, lock.Close()
+	}
+	if errors.Is(err, volume.ErrBusy) {
+		return true, nil
+	}
+	return false, err
 }
 
 // usersOf names processes that keep a mount busy: their working or root

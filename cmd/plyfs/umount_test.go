@@ -179,3 +179,33 @@ func TestSharedProtection(t *testing.T) {
 		}
 	}
 }
+
+// A ciphertext directory that was moved or removed beneath its mount does not
+// keep umount from waiting for the end of the daemon, nor from telling of it.
+func TestUmountWithoutCiphertext(t *testing.T) {
+	needMounts(t)
+	b := newBench(t)
+	b.volume()
+	b.mount()
+	b.write("f", "content")
+	d := b.daemon()
+	if err := os.Rename(b.cipher, b.cipher+".moved"); err != nil {
+		t.Fatal(err)
+	}
+	b.write("g", "written where it went")
+	b.run(exitOK, "umount", b.mnt)
+	if d.alive() {
+		t.Error("the daemon still runs")
+	}
+	if err := os.Rename(b.cipher+".moved", b.cipher); err != nil {
+		t.Fatal(err)
+	}
+	b.mount()
+	b.wantFile("g", "written where it went")
+	d = b.daemon()
+	if err := os.RemoveAll(b.cipher); err != nil {
+		t.Fatal(err)
+	}
+	b.as("plyfs", "umount", b.mnt) // whatever it says, it ends
+	b.awaitEnd(d)
+}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"syscall"
 
 	"github.com/plyfs/plyfs/keystore/provider/protocol"
 )
@@ -25,13 +24,8 @@ in plyfs-providers(5).
   plyfs-key-pkcs11 version
 `
 
-// prSetDumpable is PR_SET_DUMPABLE of prctl(2).
-const prSetDumpable = 4
-
 func main() {
-	// No core file and no debugger of the same user sees the PIN or the secret. Best effort.
-	syscall.RawSyscall(syscall.SYS_PRCTL, prSetDumpable, 0, 0)
-	syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{})
+	protocol.Harden() // the PIN is seen no more than the secret
 	os.Exit(run(os.Args[1:]))
 }
 

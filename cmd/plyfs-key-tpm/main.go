@@ -1,12 +1,9 @@
 package main
 
 import (
-	"context"
-	"fmt"
 	"os"
 
 	"github.com/plyfs/plyfs/keystore/provider/protocol"
-	"golang.org/x/sys/unix"
 )
 
 // version is stamped by the build.
@@ -18,23 +15,6 @@ described in plyfs-providers(5).
 `
 
 func main() {
-	if len(os.Args) > 1 {
-		switch os.Args[1] {
-		case "version", "--version":
-			fmt.Println("plyfs-key-tpm", version)
-		case "help", "--help", "-h":
-			fmt.Print(usage)
-		default:
-			fmt.Fprint(os.Stderr, usage)
-			os.Exit(2)
-		}
-		return
-	}
-	// No core file and no debugger of the same user sees the secret. Best effort.
-	unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
-	unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
-	if err := protocol.Serve(context.Background(), os.Stdin, os.Stdout, open); err != nil {
-		fmt.Fprintln(os.Stderr, "plyfs-key-tpm: error:", err)
-		os.Exit(1)
-	}
+	program := protocol.Program{Name: "plyfs-key-tpm", Version: version, Usage: usage}
+	os.Exit(program.Run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr, open))
 }

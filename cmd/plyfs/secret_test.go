@@ -17,6 +17,21 @@ import (
 
 // A passphrase that others can read is used, for containers mount theirs so, and
 // told of.
+// A passphrase that was given where none can be is not repeated.
+func TestPassphraseOnTheCommandLine(t *testing.T) {
+	b := newBench(t)
+	for _, args := range [][]string{
+		{"keystore", "init", "--data-passphrase=hunter2"}, {"keystore", "init", "--data-passphrase", "hunter2"},
+		{"keystore", "init", "--infra-passphrase", "hunter2"}, {"mount", "-o", "data-passphrase=hunter2", b.cipher, b.mnt},
+	} {
+		r := b.run(exitUsage, args...)
+		if strings.Contains(r.stderr+r.stdout, "hunter2") {
+			t.Errorf("%q: %s", args, r.stderr)
+		}
+		wantText(t, "hint", r.stderr, "plyfs: hint: ", "-passphrase-file")
+	}
+}
+
 func TestPassphraseFileOfOthers(t *testing.T) {
 	b := newBench(t)
 	path := b.file("pass", "a long enough passphrase")

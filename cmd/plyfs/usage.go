@@ -143,6 +143,9 @@ func oneFlag(name, value string, hasValue bool, rest []string, flags []cli.Flag,
 		}
 		return nil, 0, usageError(hint, "unknown flag %s%s", dashes, name)
 	case !takesValue(f):
+		if hasValue && strings.HasSuffix(name, "-passphrase") {
+			return nil, 0, passphraseGiven(name)
+		}
 		if hasValue {
 			return []string{dashes + name + "=" + value}, 0, nil
 		}
@@ -186,6 +189,8 @@ func places(c *cli.Context, names ...string) ([]string, error) {
 	switch {
 	case len(got) < least:
 		return nil, usageError(usage, "%s is missing", names[len(got)])
+	case len(got) > len(names) && givesPassphrase(c) != "":
+		return nil, passphraseGiven(givesPassphrase(c))
 	case len(got) > len(names):
 		return nil, usageError(usage, "one argument too many: %q", got[len(names)])
 	case slices.Contains(got, ""):
@@ -195,6 +200,23 @@ func places(c *cli.Context, names ...string) ([]string, error) {
 		got = append(got, "")
 	}
 	return got, nil
+}
+
+// givesPassphrase is the flag of a command line that asks for a passphrase, or "".
+func givesPassphrase(c *cli.Context) string {
+	for _, name := range c.FlagNames() {
+		if strings.HasSuffix(name, "-passphrase") {
+			return name
+		}
+	}
+	return ""
+}
+
+// passphraseGiven is the error of a command line that may hold a passphrase, which
+// it does not repeat.
+func passphraseGiven(flag string) error {
+	return usageError("it is asked for at the terminal, or read from --"+flag+"-file FILE; the command line can be read by everybody, so choose another one",
+		"--%s takes no value: a passphrase is never given on the command line", flag)
 }
 
 // asUsage is urfave's OnUsageError: what its flag parser found.

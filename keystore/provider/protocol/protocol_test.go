@@ -164,3 +164,25 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+// The frame answers people with version and help, and refuses what it has no request for.
+func TestProgramRun(t *testing.T) {
+	p := protocol.Program{Name: "plyfs-key-x", Version: "1.2", Usage: "how to use it\n"}
+	for _, c := range []struct {
+		args      []string
+		in        string
+		code      int
+		out, errs string
+	}{
+		{[]string{"version"}, "", 0, "plyfs-key-x 1.2\n", ""},
+		{[]string{"--help"}, "", 0, "how to use it\n", ""},
+		{[]string{"other"}, "", 2, "", "how to use it\n"},
+		{nil, "no request", 1, "", "plyfs-key-x: error: request is not one of this protocol"},
+	} {
+		var out, errs strings.Builder
+		code := p.Run(c.args, strings.NewReader(c.in), &out, &errs, nil)
+		if code != c.code || out.String() != c.out || !strings.HasPrefix(errs.String(), c.errs) || c.errs == "" && errs.Len() > 0 {
+			t.Errorf("%q: %d, %q, %q", c.args, code, out.String(), errs.String())
+		}
+	}
+}

@@ -3,6 +3,7 @@ package treecopy
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -40,6 +41,9 @@ func copyXattrs(from, to string) error {
 	if err != nil {
 		return fmt.Errorf("extended attributes: %w", err)
 	}
+	if err := dropACLs(to, names); err != nil {
+		return err
+	}
 	for name := range strings.SplitSeq(strings.TrimSuffix(string(names), "\x00"), "\x00") {
 		if name == "" || name == "security.selinux" || name == "security.SMACK64" {
 			continue
@@ -49,6 +53,21 @@ func copyXattrs(from, to string) error {
 			err = unix.Lsetxattr(to, name, value, 0)
 		}
 		if err != nil {
+			return fmt.Errorf("extended attribute %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// dropACLs takes ACLs from what has them by the default ACL of the directory it
+// was made in. names are those of the source.
+func dropACLs(to string, names []byte) error {
+	for _, name := range []string{"system.posix_acl_access", "system.posix_acl_default"} {
+		if slices.Contains(strings.Split(string(names), "\x00"), name) {
+			continue
+		}
+		err := unix.Lremovexattr(to, name)
+		if err != nil && !errors.Is(err, unix.ENODATA) && !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EPERM) {
 			return fmt.Errorf("extended attribute %s: %w", name, err)
 		}
 	}

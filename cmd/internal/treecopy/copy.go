@@ -53,6 +53,9 @@ func Copy(ctx context.Context, from, to string, tell func(Progress)) (Result, er
 	if err := c.makeDirs(); err != nil {
 		return c.result(), err
 	}
+	if err := c.clearWork(); err != nil {
+		return c.result(), err
+	}
 	err = c.copyFiles(ctx)
 	if err == nil {
 		err = each(ctx, p.links, c.makeLink)
@@ -63,11 +66,40 @@ func Copy(ctx context.Context, from, to string, tell func(Progress)) (Result, er
 	if err == nil {
 		err = c.finishDirs()
 	}
+	if err == nil {
+		err = p.unchanged(from)
+	}
 	return c.result(), err
 }
 
 func (c *copier) result() Result {
 	return Result{Files: int(c.files.Load() - c.present.Load()), Present: int(c.present.Load()), Bytes: c.bytes.Load(), Sockets: c.plan.sockets}
+}
+
+// clearWork removes what an interrupted copy left under way and this one has no
+// use for: its file is gone from the source, or goes by other numbers since the
+// source was mounted anew.
+func (c *copier) clearWork() error {
+	wanted := map[string]bool{}
+	for _, e := range c.plan.files {
+		if e.kind() == unix.S_IFREG {
+			wanted[e.workName()] = true
+		}
+	}
+	dir := filepath.Join(c.to, WorkDir)
+	left, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, d := range left {
+		if wanted[d.Name()] && d.Type().IsRegular() {
+			continue
+		}
+		if err := os.Remove(filepath.Join(dir, d.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // done counts a file; add counts bytes of one.
@@ -177,7 +209,7 @@ func (c *copier) copyFile(ctx context.Context, e *entry) error {
 		}
 		return nil
 	}
-	work := filepath.Join(c.to, WorkDir, fmt.Sprintf("%x-%x", e.st.Dev, e.st.Ino))
+	work := filepath.Join(c.to, WorkDir, e.workName())
 	if e.kind() == unix.S_IFREG {
 		err = c.copyContent(ctx, e, from, work)
 	} else {
@@ -209,7 +241,7 @@ func (c *copier) inPlace(e *entry, to string) (bool, error) {
 	if err != nil {
 		return false, &os.PathError{Op: "stat", Path: to, Err: err}
 	}
-	same := st.Mode == e.st.Mode && st.Mtim == e.st.Mtim && st.Rdev == e.st.Rdev && st.Size == e.st.Size
+	same := st.Mode == e.st.Mode && st.Mtim == e.st.Mtim && st.Rdev == e.st.Rdev && st.Size == e.st.Size && st.Uid == e.st.Uid && st.Gid == e.st.Gid
 	if !same {
 		return false, fmt.Errorf("%s %w from the source; nothing is overwritten", to, ErrDiffers)
 	}

@@ -40,6 +40,9 @@ func (e *entry) kind() uint32 { return e.st.Mode & unix.S_IFMT }
 
 func (e *entry) inode() inode { return inode{e.st.Dev, e.st.Ino} }
 
+// workName is what the entry's file is called while it is under way.
+func (e *entry) workName() string { return fmt.Sprintf("%x-%x", e.st.Dev, e.st.Ino) }
+
 // plan is what a copy has to do, parents before what is in them.
 type plan struct {
 	dirs, files, links []*entry // files: all that is neither directory nor link
@@ -103,6 +106,19 @@ func (p *plan) add(e *entry, first map[inode]string) {
 	if e.kind() == unix.S_IFREG {
 		p.bytes += e.st.Size
 	}
+}
+
+// unchanged compares the source with what it was when the plan was made: a file
+// that was written to after it was copied, and names that came or went, show.
+func (p *plan) unchanged(root string) error {
+	for _, e := range slices.Concat(p.files, p.dirs) {
+		var now unix.Stat_t
+		err := unix.Lstat(filepath.Join(root, e.path), &now)
+		if err != nil || now.Ino != e.st.Ino || now.Size != e.st.Size || now.Mtim != e.st.Mtim || now.Ctim != e.st.Ctim {
+			return errors.Join(fmt.Errorf("%s: %w", e.path, ErrChanged), err)
+		}
+	}
+	return nil
 }
 
 // largestFirst orders files so that workers end at about the same time.

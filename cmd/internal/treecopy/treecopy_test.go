@@ -225,6 +225,10 @@ func TestCopyOverwritesNothing(t *testing.T) {
 		"other content": func(p string) error { return os.WriteFile(p, []byte("other"), 0o600) },
 		"a directory":   func(p string) error { return os.Mkdir(p, 0o700) },
 		"other mode":    func(p string) error { return os.WriteFile(p, []byte("small"), 0o644) },
+		"other owner": func(p string) error {
+			times := []unix.Timespec{{Sec: 1}, {Sec: 1_000_000_000, Nsec: 987_654_321}}
+			return errors.Join(os.WriteFile(p, []byte("small"), 0o600), os.Chown(p, 5, 6), unix.UtimesNanoAt(unix.AT_FDCWD, p, times, 0))
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			from, to := sourceTree(t), t.TempDir()
@@ -290,5 +294,58 @@ func TestPlanRefusesUnfinishedImport(t *testing.T) {
 	must(t, os.Mkdir(filepath.Join(from, WorkDir), 0o700))
 	if _, err := Copy(context.Background(), from, t.TempDir(), nil); err == nil {
 		t.Error("copied")
+	}
+}
+
+// What an interrupted copy left of a file that is gone, or has another number
+// now, does not stay, nor stop the next one.
+func TestLeftoversGo(t *testing.T) {
+	from := sourceTree(t)
+	want := describe(t, from)
+	to := filepath.Join(t.TempDir(), "target")
+	work := filepath.Join(to, WorkDir)
+	must(t, os.MkdirAll(work, 0o700))
+	must(t, os.WriteFile(filepath.Join(work, "fe-1234567"), noise(1, 5000), 0o600))
+	var st unix.Stat_t
+	must(t, unix.Lstat(filepath.Join(from, "large"), &st))
+	must(t, os.Symlink("/nowhere", filepath.Join(work, (&entry{st: st}).workName())))
+	_, err := Copy(context.Background(), from, to, nil)
+	must(t, err)
+	wantSame(t, describe(t, to), want)
+}
+
+// An ACL that new files get from the directory they are made in is not the
+// source's.
+func TestNoACLIsInherited(t *testing.T) {
+	from := sourceTree(t)
+	want := describe(t, from)
+	to := t.TempDir()
+	// Version 2; user:rwx, user 1234:rwx, group:r-x, mask:rwx, other:---.
+	acl := []byte{2, 0, 0, 0,
+		1, 0, 7, 0, 255, 255, 255, 255, 2, 0, 7, 0, 0xd2, 4, 0, 0, 4, 0, 5, 0, 255, 255, 255, 255,
+		16, 0, 7, 0, 255, 255, 255, 255, 32, 0, 0, 0, 255, 255, 255, 255}
+	must(t, unix.Setxattr(to, "system.posix_acl_default", acl, 0))
+	_, err := Copy(context.Background(), from, to, nil)
+	must(t, err)
+	wantSame(t, describe(t, to), want)
+}
+
+// A source that changes after a file was copied is told.
+func TestCopyOfSourceThatChangesLater(t *testing.T) {
+	for name, change := range map[string]func(from string) error{
+		"content":    func(from string) error { return os.WriteFile(filepath.Join(from, "large"), []byte("new"), 0o640) },
+		"a new name": func(from string) error { return os.WriteFile(filepath.Join(from, "db", "new"), nil, 0o600) },
+		"an owner":   func(from string) error { return os.Chown(filepath.Join(from, "db", "nothing"), 3, 4) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			from := sourceTree(t)
+			p, err := makePlan(context.Background(), from)
+			must(t, err)
+			must(t, p.unchanged(from))
+			must(t, change(from))
+			if err := p.unchanged(from); !errors.Is(err, ErrChanged) {
+				t.Errorf("%v, want ErrChanged", err)
+			}
+		})
 	}
 }

@@ -127,6 +127,7 @@ func (c *Checkpoint) copy(d *journal.Dirty) error {
 	for _, h := range c.holes { // not before home reaches there
 		f.punch(h.group, h.slots)
 	}
+	f.freeReserved()
 	if d.Mtime != 0 {
 		t := unix.Timespec{Sec: d.MtimeSec, Nsec: int64(d.MtimeNsec)}
 		if err := f.b.Utimes(unix.Timespec{Nsec: unix.UTIME_OMIT}, t); err != nil {

@@ -77,11 +77,13 @@ func (f *File) pinGroups(ch *change) (structural bool, err error) {
 				return false, err
 			case g != nil:
 				f.add(ch, g)
-			case p.hi > last:
-				n = last
-			default:
-				n = p.hi - 1
+				continue
 			}
+			next := min(last, p.hi-1) + 1
+			if ch.free == unix.FALLOC_FL_PUNCH_HOLE {
+				f.punchReserved(max(h.first, f.layout.FirstBlock(n)), min(h.first+h.n, f.layout.FirstBlock(next)))
+			}
+			n = next - 1
 		}
 	}
 	return structural || ch.shrinks(), nil

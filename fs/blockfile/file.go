@@ -92,8 +92,9 @@ type File struct {
 	inlined    atomic.Int64           // new bytes in the journal that were not committed, set under the lock of the end
 	failure    atomic.Pointer[error]  // sticky, of writing home
 
-	spaceMu sync.Mutex            // held while space is given to the user, or freed
-	given   atomic.Pointer[given] // nil is none
+	spaceMu  sync.Mutex            // held while space is given to the user, or freed
+	given    atomic.Pointer[given] // nil is none
+	reserved reserved
 
 	touched atomic.Int64 // when the access time was last seen to, Unix seconds
 	changed atomic.Bool  // since then

@@ -193,7 +193,7 @@ func (f *File) zeroEdges(ch *change, off, end int64, first, last uint64) error {
 }
 
 // takeHoles adds to ch blocks from first on to become holes, and returns the
-// first block that is left to do.
+// first block that is left to do. In groups that are not there all are.
 func (f *File) takeHoles(ch *change, first, last uint64) (uint64, error) {
 	for first < last {
 		n := f.layout.Group(first)
@@ -210,10 +210,14 @@ func (f *File) takeHoles(ch *change, first, last uint64) (uint64, error) {
 			ch.holes = append(ch.holes, blocks{first, end - first})
 			return end, nil
 		}
-		if p.hi == noGroup {
-			return last, nil
+		next := last
+		if p.hi != noGroup {
+			next = min(last, f.layout.FirstBlock(p.hi))
 		}
-		first = f.layout.FirstBlock(p.hi)
+		if ch.free == unix.FALLOC_FL_PUNCH_HOLE {
+			f.punchReserved(first, next)
+		}
+		first = next
 	}
 	return last, nil
 }

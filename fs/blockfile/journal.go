@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"math/bits"
 	"slices"
 	"time"
@@ -81,6 +82,7 @@ func (f *File) record(ch *change) error {
 		f.giveUp(ch)
 		return err
 	}
+	f.noteReserved(ch)
 	rec := f.recordOf(ch)
 	if rec == nil {
 		return nil
@@ -111,6 +113,7 @@ func (f *File) record(ch *change) error {
 		f.inlined.Store(0)
 		f.keepLess(f.layout.PhysicalSize(ch.size))
 		f.dropAhead()
+		f.keepSpace(f.layout.BlockOffset(f.blockCount(ch.size)), math.MaxInt64)
 		f.cache.drop(f, f.layout.LastGroup(ch.size)+1)
 	}
 	return nil

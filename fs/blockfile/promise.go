@@ -2,7 +2,6 @@ package blockfile
 
 import (
 	"errors"
-	"math/bits"
 	"slices"
 
 	"github.com/plyfs/plyfs/cipher"
@@ -25,6 +24,7 @@ func (f *File) allocateGiven(from, to int64) error {
 	if err := f.b.Allocate(unix.FALLOC_FL_KEEP_SIZE, from, to-from); err != nil {
 		return err
 	}
+	f.keepReserved(from, to)
 	if g := f.given.Load(); g != nil && from <= g.to && g.from <= to {
 		from, to = min(from, g.from), max(to, g.to)
 	}
@@ -42,6 +42,11 @@ func (f *File) isGiven(from, to int64) bool {
 func (f *File) takeBack(from int64) {
 	f.spaceMu.Lock()
 	defer f.spaceMu.Unlock()
+	f.endGiven(from)
+}
+
+// endGiven is takeBack with spaceMu held.
+func (f *File) endGiven(from int64) {
 	if g := f.given.Load(); g != nil && from < g.to {
 		f.given.Store(&given{min(g.from, from), from})
 	}
@@ -148,6 +153,7 @@ func (f *File) allocateHoles(ch *change, first, next uint64) error {
 // allocate gives home space. A filesystem that cannot tells of a lack of space
 // later.
 func (f *File) allocate(off, n int64) error {
+	f.keepSpace(off, off+n)
 	return f.allocated(f.b.Allocate(unix.FALLOC_FL_KEEP_SIZE, off, n))
 }
 
@@ -289,19 +295,10 @@ func (f *File) punch(n, slots uint64) {
 	}
 	f.spaceMu.Lock()
 	defer f.spaceMu.Unlock()
-	end := f.blockCount(f.Size()) // what lies beyond is the cut's
-	for slots &^= g.t.Present; slots != 0; {
-		from := bits.TrailingZeros64(slots)
-		count := bits.TrailingZeros64(^(slots >> from))
-		slots &^= slotMask(from, count)
-		first := f.layout.FirstBlock(n) + uint64(from-f.layout.Slot(f.layout.FirstBlock(n)))
-		if first >= end {
+	f.eachRun(n, slots&^g.t.Present, func(from, to int64) {
+		if g := f.given.Load(); mode == unix.FALLOC_FL_PUNCH_HOLE && g != nil && g.from < to && from < g.to {
 			return
 		}
-		off, size := f.layout.BlockOffset(first), int64(min(uint64(count), end-first))*f.bs
-		if g := f.given.Load(); mode == unix.FALLOC_FL_PUNCH_HOLE && g != nil && g.from < off+size && off < g.to {
-			continue
-		}
-		_ = f.b.Allocate(mode|unix.FALLOC_FL_KEEP_SIZE, off, size)
-	}
+		_ = f.b.Allocate(mode|unix.FALLOC_FL_KEEP_SIZE, from, to-from)
+	})
 }

@@ -49,7 +49,29 @@ var crashScripts = map[string]func(r *crashRun){
 		r.sync("b", true)
 		r.checkpointAll()
 	},
-	"punch":       func(r *crashRun) { r.punch("b", 1000, 20_000); r.sync("b", true); r.checkpointAll() },
+	"punch": func(r *crashRun) { r.punch("b", 1000, 20_000); r.sync("b", true); r.checkpointAll() },
+	"punch what was reserved": func(r *crashRun) {
+		r.allocate("b", 0, 700_000)
+		r.checkpointAll()
+		r.write("b", 400_000, 5000)
+		r.punch("b", 350_000, 300_000)
+		r.checkpointAll()
+		r.sync("b", true)
+	},
+	"punch, write, punch": func(r *crashRun) {
+		r.allocate("b", 0, 700_000)
+		r.punch("b", 200_000, 450_000)
+		r.write("b", 500_000, 9000)
+		r.checkpointAll()
+		r.punch("b", 200_000, 450_000)
+		r.write("b", 504_096, 100)
+		r.checkpointAll()
+		r.truncate("b", 300_000)
+		r.punch("b", 0, 400_000)
+		r.truncate("b", 600_000)
+		r.sync("b", true)
+		r.checkpointAll()
+	},
 	"zero range":  func(r *crashRun) { r.zero("b", 319_000, 20_000); r.sync("b", true); r.checkpointAll() },
 	"allocate":    func(r *crashRun) { r.allocate("b", 0, 400_000); r.sync("b", true); r.checkpointAll() },
 	"rename":      func(r *crashRun) { r.rename("a", "x"); r.syncDir(); r.write("x", 0, 10); r.sync("x", true) },

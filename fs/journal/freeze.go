@@ -28,6 +28,9 @@ func (j *Journal) Freeze(whole bool) (clean bool, err error) {
 		err = fmt.Errorf("journal is frozen: %w", ErrLive)
 	}
 	j.frozen = err == nil
+	if j.frozen {
+		j.buffers = nil // nobody appends for long
+	}
 	j.mu.Unlock()
 	if err != nil {
 		return false, err

@@ -204,3 +204,30 @@ func TestFreezeBroken(t *testing.T) {
 	}
 	v.close()
 }
+
+// TestCloseWhileFrozenAndNotClean closes a frozen volume of which something could
+// not go home at the freeze, and can now.
+func TestCloseWhileFrozenAndNotClean(t *testing.T) {
+	r := newCrashRun(t, crashCipher(t))
+	r.prepare()
+	r.checkpointAll()
+	r.stick("a")
+	r.write("a", 0, 9000)
+	r.sync("a", true)
+	f, err := r.v.Freeze(context.Background())
+	check(t, err)
+	if f.Clean {
+		t.Fatal("clean, with records that cannot go home")
+	}
+	r.heal()
+	r.close("a")
+	r.close("b")
+	check(t, r.v.Close())
+	v, err := Open(crashConfig(r.fs, r.v.cipher))
+	check(t, err)
+	if v.unclean.Load() {
+		t.Error("unclean after a clean end")
+	}
+	check(t, r.o.judge(v))
+	check(t, v.Close())
+}

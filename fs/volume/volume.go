@@ -300,6 +300,9 @@ func (v *Volume) Close() error {
 		v.log.Warn("volume is closed while its keys are withdrawn: what the journal holds stays there for the next mount")
 	}
 	if v.journal != nil && !v.ro && keys {
+		if f, frozen := v.Frozen(); frozen && !f.Clean {
+			errs = append(errs, v.journal.Thaw()) // what could not go home may be able to now
+		}
 		errs = append(errs, v.journal.Drain())
 	}
 	for _, file := range v.files.all() {

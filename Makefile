@@ -25,7 +25,7 @@ RACE    := ./fs/... ./keystore/...
 # Seconds for each fuzzer: in `make test`, and in `make fuzz`.
 FUZZ_SHORT ?= 1
 FUZZTIME   ?= 60
-# How much make crash tries in the simulator; with 3 all of it takes some 25 minutes on two cores.
+# How much make crash tries in the simulator; 3 is meant for some 25 minutes in all on two cores that are free.
 CRASHSCALE ?= 3
 BENCHTIME  ?= 1s
 # How long make soak loads both servers, which it does side by side. From 10m on

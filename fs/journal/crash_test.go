@@ -14,7 +14,7 @@ import (
 
 const crashFiles = 3
 
-// scale multiplies the number of runs: make crash gives more.
+// scale multiplies the number of runs: make crash gives more, see CRASHSCALE.
 var scale = flag.Int("crash.scale", 1, "how much longer crash tests run")
 
 // moment is what the disk and the promises were at one operation.

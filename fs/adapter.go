@@ -50,9 +50,14 @@ func newAdapter(v *volume.Volume, log *slog.Logger) *adapter {
 	}
 }
 
-func (a *adapter) String() string           { return "plyfs" }
-func (a *adapter) Init(server *fuse.Server) { a.server = server }
-func (a *adapter) close() error             { return a.v.Close() }
+func (a *adapter) String() string { return "plyfs" }
+func (a *adapter) Init(server *fuse.Server) {
+	a.server = server
+	// The kernel asks for the mode again after a write through its cache, and not
+	// after others: it would go on to show, and to honour, set-ID bits.
+	a.v.OnModeDropped(func(n volume.NodeID) { server.InodeNotify(uint64(n), -1, 0) })
+}
+func (a *adapter) close() error { return a.v.Close() }
 
 // handles maps file handles, which the kernel keeps for us, to what they
 // stand for.

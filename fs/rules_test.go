@@ -93,6 +93,14 @@ func (s *script) show(what, name string) {
 	s.say("%s: mode %o owner %d:%d links %d rdev %d %v", what, st.Mode, st.Uid, st.Gid, st.Nlink, st.Rdev, err)
 }
 
+// mode writes down the mode as who asks for nothing else gets it: what is stale in
+// the kernel's cache may have it ask the daemon for everything.
+func (s *script) mode(what, name string) {
+	var st unix.Statx_t
+	err := unix.Statx(unix.AT_FDCWD, s.path(name), unix.AT_SYMLINK_NOFOLLOW, unix.STATX_MODE, &st)
+	s.say("%s: mode alone %o %v", what, st.Mode, err)
+}
+
 func (s *script) xattr(what, name, attr string) {
 	buf := make([]byte, 1024)
 	n, err := unix.Lgetxattr(s.path(name), attr, buf)
@@ -180,7 +188,9 @@ func setIDBits(s *script) {
 				} else {
 					s.as(uid, uid, changes[what])
 				}
-				s.show(fmt.Sprintf("%o after %s by %d", mode, what, uid), "f")
+				after := fmt.Sprintf("%o after %s by %d", mode, what, uid)
+				s.mode(after, "f")
+				s.show(after, "f")
 			}
 		}
 	}

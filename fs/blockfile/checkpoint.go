@@ -67,7 +67,10 @@ func (f *File) beginCheckpoint(through journal.LSN) (*Checkpoint, error) {
 		}
 	}
 	c := &Checkpoint{f: f, errs: f.syncErrs.Load()}
-	if err := c.copy(&d); err != nil {
+	done := f.unasked(f)
+	err = c.copy(&d)
+	done()
+	if err != nil {
 		f.log.log.Warn("checkpoint of a file failed", "file", f.ID(), "err", err)
 		return nil, err
 	}

@@ -42,7 +42,11 @@ type Config struct {
 	// since its last commit, before more goes straight home; 0 chooses, below
 	// that all goes through the journal.
 	StreamFrom int64
-	Log        *slog.Logger // nil discards
+	// Unasked, if not nil, is called before the package changes a backing file for
+	// itself and not as it was told, and what it returns thereafter; one at a time
+	// for a file.
+	Unasked func(*File) (done func())
+	Log     *slog.Logger // nil discards
 }
 
 // File is the content of one open regular file. There must be one File at a
@@ -59,6 +63,7 @@ type File struct {
 	log     limitedLog
 	ro      bool
 	noAtime *atomic.Bool // may be nil
+	unasked func(*File) (done func())
 	unclean bool
 
 	journal  *journal.Journal // nil without
@@ -124,9 +129,12 @@ func newFile(b backing.File, c Config) *File {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
+	if c.Unasked == nil {
+		c.Unasked = func(*File) func() { return func() {} }
+	}
 	f := &File{
 		b: b, volume: c.Volume, layout: c.Volume.Layout(), bs: int64(c.Volume.BlockSize()),
-		cache: c.Cache, ro: c.ReadOnly, noAtime: c.NoAtime, unclean: c.Unclean,
+		cache: c.Cache, ro: c.ReadOnly, noAtime: c.NoAtime, unasked: c.Unasked, unclean: c.Unclean,
 		log: limitedLog{log: c.Log, limit: &c.Cache.quiet}, groups: map[uint64]*group{},
 	}
 	f.torn.Store(c.Unclean && c.Journal == nil)

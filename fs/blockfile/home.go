@@ -94,6 +94,7 @@ func (f *File) releaseAhead() {
 	if g := f.given.Load(); f.ahead <= f.physical || g != nil && g.to > f.physical {
 		return
 	}
+	defer f.unasked(f)()
 	st, err := f.b.Stat()
 	if err == nil && f.cutHome(f.physical) == nil {
 		_ = f.b.Utimes(unix.Timespec{Nsec: unix.UTIME_OMIT}, st.Mtim)

@@ -95,6 +95,7 @@ func (f *File) openLength(want int64) error {
 // before, a crash could bring it back. The times stay.
 func (f *File) trim(want int64) error {
 	f.log.log.Warn("backing file is longer than its size takes, trimmed", "file", f.ID(), "physical", f.physical, "want", want)
+	defer f.unasked(f)()
 	st, err := f.b.Stat()
 	if err == nil {
 		err = f.cutHome(want)

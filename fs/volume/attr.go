@@ -134,6 +134,7 @@ func (v *Volume) contentAttr(n *Node, st *Stat) {
 			file = opened
 		}
 	}
+	n.showCtime(st)
 	if file == nil {
 		st.Size = v.layout.SizeOf(st.Size)
 		return
@@ -143,9 +144,7 @@ func (v *Volume) contentAttr(n *Node, st *Stat) {
 	if mtime != (unix.Timespec{}) {
 		st.Mtim = mtime
 	}
-	if changed.Sec > st.Ctim.Sec || changed.Sec == st.Ctim.Sec && changed.Nsec > st.Ctim.Nsec {
-		st.Ctim = changed
-	}
+	st.Ctim = later(st.Ctim, changed)
 }
 
 // SetAttr changes attributes of a node and returns them all.
@@ -252,6 +251,11 @@ func (v *Volume) resize(n *Node, c Change) error {
 	return file.Truncate(c.Size)
 }
 
+// OnModeDropped has f called when a file lost set-ID bits because its content is
+// about to change, before the call that changes it ends. f asks nothing of the
+// volume.
+func (v *Volume) OnModeDropped(f func(NodeID)) { v.modeDropped.Store(&f) }
+
 const capabilityAttr = "security.capability"
 
 // dropPrivileges takes from a file, before its content changes, what content
@@ -277,6 +281,9 @@ func (v *Volume) dropPrivileges(n *Node, t target, by Writer) error {
 			return err
 		}
 		v.mustLast(n)
+		if f := v.modeDropped.Load(); f != nil {
+			(*f)(n.id)
+		}
 	}
 	if _, err := t.Getxattr(capabilityAttr, nil); err == nil {
 		if err := t.Removexattr(capabilityAttr); err != nil {

@@ -162,6 +162,7 @@ func (h *Handle) Allocate(mode uint32, off, length int64, by Writer) error {
 		return err
 	}
 	// A change by the letter, also where there was nothing to do.
+	defer h.n.touch()
 	return h.file.Backing().Utimes(omit, now)
 }
 
@@ -319,7 +320,8 @@ func (v *Volume) install(n *Node, file *blockfile.File) error {
 func (v *Volume) fileConfig() blockfile.Config {
 	return blockfile.Config{
 		Volume: v.cipher, ReadOnly: v.ro, Unclean: v.unclean.Load(), SyncOpened: v.fuseBelow, Cache: v.cache,
-		Journal: v.journal, StreamFrom: v.streamFrom, NoAtime: &v.noAtime, Log: v.log,
+		Journal: v.journal, StreamFrom: v.streamFrom, NoAtime: &v.noAtime,
+		Unasked: v.holdCtime, Log: v.log,
 	}
 }
 

@@ -377,6 +377,7 @@ func (v *Volume) attrsChanged(n *Node) {
 	if n == nil || !n.isRegular() {
 		return
 	}
+	n.touch()
 	if file := v.contentOf(n); file != nil {
 		file.AttrsChanged()
 	}
@@ -386,6 +387,7 @@ func (v *Volume) renamed(n *Node) {
 	if n == nil || !n.isRegular() {
 		return
 	}
+	n.touch()
 	if file := v.contentOf(n); file != nil {
 		file.Renamed()
 	}
@@ -393,6 +395,7 @@ func (v *Volume) renamed(n *Node) {
 
 // mustLast sees to it that even an fsync of data alone covers the attributes.
 func (v *Volume) mustLast(n *Node) {
+	n.touch()
 	if file := v.contentOf(n); file != nil {
 		file.Renamed()
 	}

@@ -72,6 +72,8 @@ type Node struct {
 	fileID  atomic.Pointer[cipher.FileID]
 	checked atomic.Bool  // the physical length was found to agree with the header
 	cached  atomic.Int32 // handles whose owner caches what it reads
+	held    atomic.Pointer[heldCtime]
+	touched atomic.Int64 // when its attributes or names were last changed, Unix nanoseconds
 
 	// The file is known to have neither set-ID bits nor capabilities while
 	// plain is one more than changes, which counts what may give it some.

@@ -38,6 +38,9 @@ func (v *Volume) Unlink(parent NodeID, name string) error {
 	if err := d.Unlink(b.name); err != nil {
 		return err
 	}
+	if gone != nil {
+		gone.touch()
+	}
 	v.dropSidecar(d, b)
 	v.dropFarTarget(link)
 	v.table.removed(gone, n, b.name, &st)

@@ -82,6 +82,7 @@ type Volume struct {
 	files                        *registry
 	streamFrom                   int64
 	noAtime                      atomic.Bool
+	modeDropped                  atomic.Pointer[func(NodeID)]
 
 	table      *table
 	dirs       dirCache

@@ -181,7 +181,7 @@ func (m *testMount) tell(what string) string {
 // wait waits for the server to have closed the volume. One that does not end
 // is killed, so that the test ends.
 func (m *testMount) wait() error {
-	late := time.AfterFunc(20*time.Second, func() { m.server.Process.Kill() })
+	late := time.AfterFunc(90*time.Second, func() { m.server.Process.Kill() })
 	defer late.Stop()
 	err := m.server.Wait()
 	m.server = nil

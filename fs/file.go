@@ -44,6 +44,7 @@ func openOptions(in *fuse.InHeader, flags, how uint32) volume.OpenOptions {
 		Truncate: flags&unix.O_TRUNC != 0,
 		By:       writer(in, how&fuse.OPEN_KILL_SUIDGID != 0),
 		Cached:   !isDirect(flags),
+		NoAtime:  flags&unix.O_NOATIME != 0,
 	}
 }
 

@@ -93,8 +93,8 @@ func (s *script) show(what, name string) {
 	s.say("%s: mode %o owner %d:%d links %d rdev %d %v", what, st.Mode, st.Uid, st.Gid, st.Nlink, st.Rdev, err)
 }
 
-// mode writes down the mode as who asks for nothing else gets it: what is stale in
-// the kernel's cache may have it ask the daemon for everything.
+// mode writes down the mode for a caller that asks for nothing else. One that asks
+// for all has the kernel ask the daemon.
 func (s *script) mode(what, name string) {
 	var st unix.Statx_t
 	err := unix.Statx(unix.AT_FDCWD, s.path(name), unix.AT_SYMLINK_NOFOLLOW, unix.STATX_MODE, &st)
@@ -327,6 +327,17 @@ func accessTimes(s *script) {
 	moved("seek", func() error {
 		return open(func(fd int) error { _, err := unix.Seek(fd, 0, unix.SEEK_DATA); return err })
 	})
+	moved("read with O_NOATIME", func() error {
+		fd, err := unix.Open(s.path("f"), unix.O_RDONLY|unix.O_NOATIME, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		_, err = unix.Pread(fd, make([]byte, 5), 0)
+		return err
+	})
+	// What that read is in the page cache, and the next one is to reach the daemon.
+	s.open("f", unix.O_RDONLY, func(fd int) error { return unix.Fadvise(fd, 0, 0, unix.FADV_DONTNEED) })
 	moved("read", func() error {
 		return open(func(fd int) error { _, err := unix.Pread(fd, make([]byte, 5), 0); return err })
 	})

@@ -15,6 +15,14 @@ import (
 // file, and then returns no error. Where a block does not open, n says how much
 // before it is good.
 func (f *File) ReadAt(p []byte, off int64) (n int, err error) {
+	if off >= 0 && len(p) > 0 {
+		f.access()
+	}
+	return f.ReadQuietly(p, off)
+}
+
+// ReadQuietly is ReadAt without a trace in the access time.
+func (f *File) ReadQuietly(p []byte, off int64) (n int, err error) {
 	if off < 0 {
 		return 0, unix.EINVAL
 	}
@@ -27,7 +35,6 @@ func (f *File) ReadAt(p []byte, off int64) (n int, err error) {
 	}
 	l := f.locks.acquire(first, last, false)
 	defer f.locks.release(l)
-	f.access()
 	size := f.Size()
 	if off >= size {
 		return 0, nil

@@ -16,6 +16,7 @@ type OpenOptions struct {
 	Truncate bool   // to size 0
 	By       Writer // of Truncate
 	Cached   bool   // the caller keeps what it reads, see Handle.Mixed
+	NoAtime  bool   // reading by this handle moves no access time
 }
 
 // Handle is an open regular file. It goes on after the file's last name is
@@ -26,6 +27,8 @@ type Handle struct {
 	file   *blockfile.File
 	cached bool
 	closed atomic.Bool
+
+	noAtime bool
 }
 
 // Open opens the regular file of a node.
@@ -68,7 +71,7 @@ func (v *Volume) handle(n *Node, file *blockfile.File, o OpenOptions) *Handle {
 	if o.Cached {
 		n.cached.Add(1)
 	}
-	return &Handle{v: v, n: n, file: file, cached: o.Cached}
+	return &Handle{v: v, n: n, file: file, cached: o.Cached, noAtime: o.NoAtime}
 }
 
 // Close ends the handle. What was written is not synced by it.
@@ -103,6 +106,9 @@ func (h *Handle) ReadAt(p []byte, off int64) (int, error) {
 	defer h.v.gate.leave()
 	if off < 0 {
 		return 0, unix.EINVAL
+	}
+	if h.noAtime {
+		return h.file.ReadQuietly(p, off)
 	}
 	return h.file.ReadAt(p, off)
 }

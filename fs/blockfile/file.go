@@ -24,6 +24,9 @@ type Config struct {
 	ReadOnly bool // changes fail with EROFS, and nothing is written
 	// NoAtime, while it is set, has reading move no access times; nil is never.
 	NoAtime *atomic.Bool
+	// Times, if not nil, is held while a modification time is out of place at home
+	// that nobody set.
+	Times sync.Locker
 	// Unclean says that the volume was not unmounted cleanly. Then a file whose
 	// header is missing or zero and that holds nothing was never synced and is
 	// taken as empty, and what a change that was cut off left is cleared away.
@@ -64,6 +67,7 @@ type File struct {
 	ro      bool
 	noAtime *atomic.Bool // may be nil
 	unasked func(*File) (done func())
+	times   sync.Locker
 	unclean bool
 
 	journal  *journal.Journal // nil without
@@ -88,6 +92,7 @@ type File struct {
 	physical int64
 	kept     int64 // up to where streams wrote home: no checkpoint cuts that
 	ahead    int64 // up to where backing space is allocated ahead
+	loose    bool  // a truncation left space beyond the end, for a checkpoint to free
 	appended int64 // bytes that the file grew by, by writing
 	probed   int64 // a length that the backing file can have
 
@@ -136,6 +141,9 @@ func newFile(b backing.File, c Config) *File {
 		b: b, volume: c.Volume, layout: c.Volume.Layout(), bs: int64(c.Volume.BlockSize()),
 		cache: c.Cache, ro: c.ReadOnly, noAtime: c.NoAtime, unasked: c.Unasked, unclean: c.Unclean,
 		log: limitedLog{log: c.Log, limit: &c.Cache.quiet}, groups: map[uint64]*group{},
+	}
+	if f.times = c.Times; f.times == nil {
+		f.times = &sync.Mutex{}
 	}
 	f.torn.Store(c.Unclean && c.Journal == nil)
 	f.journal = c.Journal

@@ -95,6 +95,8 @@ func (f *File) releaseAhead() {
 		return
 	}
 	defer f.unasked(f)()
+	f.times.Lock()
+	defer f.times.Unlock()
 	st, err := f.b.Stat()
 	if err == nil && f.cutHome(f.physical) == nil {
 		_ = f.b.Utimes(unix.Timespec{Nsec: unix.UTIME_OMIT}, st.Mtim)

@@ -54,7 +54,9 @@ func (f *File) endGiven(from int64) {
 
 // dropAhead forgets what space there is beyond the end.
 func (f *File) dropAhead() {
+	g := f.given.Load()
 	f.lengthMu.Lock()
+	f.loose = f.loose || f.ahead > f.physical || g != nil && g.to > f.physical
 	f.ahead = 0
 	f.lengthMu.Unlock()
 	f.given.Store(nil)
@@ -212,11 +214,12 @@ func (f *File) length() int64 {
 func (f *File) cutEnd(to int64) error {
 	f.lengthMu.Lock()
 	to = max(to, f.kept)
-	longer := f.physical > to
+	g := f.given.Load()
+	longer := f.physical > to || f.loose && f.physical == to && (g == nil || g.to <= to)
 	var err error
 	if longer {
 		if err = f.b.Truncate(to); err == nil {
-			f.physical, f.ahead = to, 0
+			f.physical, f.ahead, f.loose = to, 0, false
 		}
 	}
 	f.lengthMu.Unlock()
@@ -273,7 +276,7 @@ func (f *File) lengthen(want int64) (done bool, err error) {
 		}
 		f.physical = want
 	}
-	return f.physical == want, nil
+	return f.physical == want && !f.loose, nil
 }
 
 // punch frees the space of slots of group n that were blocks and are holes still,

@@ -212,3 +212,22 @@ func TestSpaceInAHoleThatWasCut(t *testing.T) {
 	d.drain()
 	l.check(t)
 }
+
+// TestSpaceOfWhatWasCut writes and truncates before any checkpoint: the space that
+// was allocated home for it is freed by the next.
+func TestSpaceOfWhatWasCut(t *testing.T) {
+	d := newDisk(t, cipher.SuiteDouble, 4096)
+	d.quietJournal()
+	f := d.create("f")
+	f.streamFrom = -1
+	for range 16 {
+		write(t, f, pattern(1, 64*4096), f.Size())
+	}
+	must(t, f.Truncate(0))
+	d.drain()
+	st, err := f.b.Stat()
+	must(t, err)
+	if taken := st.Blocks * 512; taken > 1<<20 {
+		t.Errorf("an empty file that is home takes %d bytes", taken)
+	}
+}

@@ -311,7 +311,7 @@ func (j *Journal) pass(through LSN) (freed int, first error) {
 	j.homeErr = nil
 	if first != nil {
 		if errors.Is(first, ErrHome) && !noSpace(first) {
-			j.tell(first)
+			j.HomeFailed(first)
 		}
 		if err != nil {
 			first = fmt.Errorf("%w (%w)", first, err)

@@ -60,6 +60,8 @@ func (v *Volume) GetAttr(id NodeID) (Stat, error) {
 func (v *Volume) attr(n *Node) (Stat, error) {
 	var st Stat
 	err := v.reach(n, func(t target) (err error) {
+		v.times.RLock()
+		defer v.times.RUnlock()
 		st, err = t.Stat()
 		return err
 	})
@@ -113,6 +115,8 @@ func (v *Volume) contentAttr(n *Node, st *Stat) {
 		// st may be of before a checkpoint that has let go of the file since.
 		var fresh Stat
 		err := v.reach(n, func(t target) (err error) {
+			v.times.RLock()
+			defer v.times.RUnlock()
 			fresh, err = t.Stat()
 			return err
 		})
@@ -196,6 +200,8 @@ func (v *Volume) change(n *Node, c Change) error {
 			}
 		}
 		if c.Mask&(ChangeAtime|ChangeMtime) != 0 {
+			v.times.RLock()
+			defer v.times.RUnlock()
 			return t.Utimes(c.times())
 		}
 		return nil

@@ -119,7 +119,13 @@ func (v *Volume) quiesce() (clean bool, err error) {
 	if err := v.journal.Drain(); err != nil {
 		v.log.Warn("not all records go home; a copy needs the journal", "err", err)
 	}
+	for _, file := range v.files.all() {
+		if err := v.lastHeader(file); err != nil {
+			return false, err
+		}
+	}
 	if err := v.rootDir.SyncAll(); err != nil {
+		v.syncFailed(err)
 		return false, err
 	}
 	return v.journal.Freeze(!v.unclean.Load())

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/plyfs/plyfs/fs/backing"
+	"github.com/plyfs/plyfs/fs/backing/faultfs"
 	"github.com/plyfs/plyfs/fs/journal"
 )
 
@@ -230,4 +231,55 @@ func TestCloseWhileFrozenAndNotClean(t *testing.T) {
 	}
 	check(t, r.o.judge(v))
 	check(t, v.Close())
+}
+
+// TestFreezeHearsOfFailedWriteback fails the sync of a freeze: a failure of
+// writeback is told once, and neither the next freeze nor the end will hear of it.
+func TestFreezeHearsOfFailedWriteback(t *testing.T) {
+	r := newFaultRun(t, crashCipher(t))
+	r.create("x") // its header is not durable
+	r.close("x")
+	r.faults.Set(faultfs.Plan{Kind: faultfs.DirSync, Times: 1, Err: unix.EIO})
+	if _, err := r.v.Freeze(context.Background()); err == nil {
+		t.Fatal("frozen")
+	}
+	for end := time.Now().Add(time.Minute); !r.v.broken.Load(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the volume goes on")
+		}
+	}
+	if f, err := r.v.Freeze(context.Background()); err == nil {
+		if f.Clean {
+			t.Error("frozen, and said to be clean")
+		}
+		check(t, r.v.Thaw())
+	}
+	r.close("a")
+	r.close("b")
+	r.v.Close() // fails, as it may
+	if r.v.super.Clean() {
+		t.Error("closed, and said to be clean")
+	}
+}
+
+// TestFreezeAfterAFailedDrain fails the sync in its first step, in which removed
+// files are dropped.
+func TestFreezeAfterAFailedDrain(t *testing.T) {
+	r := newFaultRun(t, crashCipher(t))
+	r.write("a", 0, 5000)
+	r.close("a")
+	r.unlink("a")
+	r.close("b")
+	r.create("x")
+	r.close("x")
+	r.faults.Set(faultfs.Plan{Kind: faultfs.DirSync, Times: 1, Err: unix.EIO})
+	r.v.freeze.gate.Lock() // as Freeze does
+	clean, err := r.v.quiesce()
+	r.v.freeze.gate.Unlock()
+	if r.faults.Hits() != 1 {
+		t.Fatalf("%d syncs failed, want 1", r.faults.Hits())
+	}
+	if clean && err == nil {
+		t.Error("clean, though a sync failed")
+	}
 }

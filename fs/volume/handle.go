@@ -264,6 +264,10 @@ func (v *Volume) lastHeader(file *blockfile.File) error {
 	if !v.fuseBelow || v.ro || !file.HeaderNew() {
 		return nil
 	}
+	if st, err := file.Backing().Stat(); err == nil && st.Nlink == 0 {
+		_ = file.Backing().Sync() // its name may come back, but nobody was promised that
+		return nil
+	}
 	return file.SyncHeader()
 }
 
@@ -327,7 +331,7 @@ func (v *Volume) fileConfig() blockfile.Config {
 	return blockfile.Config{
 		Volume: v.cipher, ReadOnly: v.ro, Unclean: v.unclean.Load(), SyncOpened: v.fuseBelow, Cache: v.cache,
 		Journal: v.journal, StreamFrom: v.streamFrom, NoAtime: &v.noAtime,
-		Unasked: v.holdCtime, Log: v.log,
+		Times: &v.times, Unasked: v.holdCtime, Log: v.log,
 	}
 }
 

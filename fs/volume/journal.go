@@ -121,11 +121,13 @@ func (v *Volume) dropRemoved() ([]cipher.FileID, error) {
 // records. A file that cannot go home goes without: to be removed is its cure.
 func (v *Volume) lastHome(files map[uint64]*blockfile.File) {
 	for _, file := range files {
-		c, err := file.Checkpoint(^journal.LSN(0))
+		err := file.EndStream() // else home stays longer than its header says
+		c, cerr := file.Checkpoint(^journal.LSN(0))
 		if c != nil {
-			err = c.Sync()
-			c.End(err == nil)
+			cerr = c.Sync()
+			c.End(cerr == nil)
 		}
+		err = errors.Join(err, cerr)
 		if err != nil {
 			v.complain("removed file is dropped without having gone home", "err", err)
 		}
@@ -173,10 +175,16 @@ func (v *Volume) reaper() {
 		v.homing.Unlock()
 		if err != nil {
 			v.complain("removed files cannot be dropped yet", "err", err)
-			if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
-				v.journal.HomeFailed(err) // of a failed writeback nobody else may hear
-			}
+			v.syncFailed(err)
 		}
+	}
+}
+
+// syncFailed tells that a sync of everything failed: of a failed writeback nobody
+// else may hear.
+func (v *Volume) syncFailed(err error) {
+	if v.journal != nil && !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
+		v.journal.HomeFailed(err)
 	}
 }
 

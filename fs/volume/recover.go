@@ -167,16 +167,7 @@ func (w *walk) dropLost() {
 		return
 	}
 	for synced := false; ; synced = true {
-		lost := 0
-		for _, ref := range v.journal.LiveFiles() {
-			if v.files.get(ref.ID) != nil || w.seen[ref.ID] {
-				continue
-			}
-			lost++
-			if synced {
-				v.journal.Forget(ref.ID)
-			}
-		}
+		lost := w.lost(synced)
 		switch {
 		case lost == 0:
 			return
@@ -193,10 +184,30 @@ func (w *walk) dropLost() {
 		err := v.rootDir.SyncAll()
 		v.homing.Unlock()
 		if err != nil {
+			v.syncFailed(err)
 			v.log.Error("removals cannot be made durable: records of files that no longer exist stay", "err", err)
 			return
 		}
 	}
+}
+
+// lost counts the files that have records and are nowhere, and forgets them if it
+// is told to. No checkpoint lets go of a file meanwhile, so one with records is
+// known.
+func (w *walk) lost(forget bool) (n int) {
+	v := w.v
+	v.homing.Lock()
+	defer v.homing.Unlock()
+	for _, ref := range v.journal.LiveFiles() {
+		if v.files.get(ref.ID) != nil || w.seen[ref.ID] {
+			continue
+		}
+		n++
+		if forget {
+			v.journal.Forget(ref.ID)
+		}
+	}
+	return n
 }
 
 // lookAt looks at the files below a directory, which is known to the table,

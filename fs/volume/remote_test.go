@@ -1,11 +1,14 @@
 package volume
 
 import (
+	"context"
 	"math/rand/v2"
 	"sync"
 	"testing"
 
 	"github.com/plyfs/plyfs/fs/backing/crashfs"
+	"github.com/plyfs/plyfs/fs/backing/faultfs"
+	"golang.org/x/sys/unix"
 )
 
 // remoteScripts rely on syncfs where there is a disk.
@@ -116,4 +119,105 @@ func TestCrashAfterKilledTrimRemote(t *testing.T) {
 		}
 	}
 	t.Logf("%d states", states)
+}
+
+// TestCrashAfterAStreamWasRemovedRemote removes a file that has streamed, and
+// unmounts cleanly; the removal is lost with the server's power.
+func TestCrashAfterAStreamWasRemovedRemote(t *testing.T) {
+	for name, script := range map[string]func(r *crashRun){
+		"unlink": func(r *crashRun) {
+			r.checkpointAll()
+			r.write("a", 4096, 5000)
+			r.sync("a", true)
+			r.grow("a", 300_000)
+			r.streams("a", true)
+			r.close("a")
+			r.unlink("a")
+		},
+		"replace": func(r *crashRun) {
+			r.checkpointAll()
+			r.write("a", 4096, 5000)
+			r.sync("a", true)
+			r.grow("a", 300_000)
+			r.streams("a", true)
+			r.close("a")
+			r.create("x")
+			r.write("x", 0, 6000)
+			r.rename("x", "a")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := crashCipher(t)
+			fs := crashfs.New()
+			fs.Remote = true
+			r := newRunOn(t, c, fs)
+			r.prepare()
+			script(r)
+			r.v.homing.Lock() // what the reaper does a second later
+			gone, err := r.v.dropRemoved()
+			r.v.homing.Unlock()
+			check(t, err)
+			if len(gone) != 1 {
+				t.Fatal("nothing dropped")
+			}
+			doing := "ending"
+			r.end(&doing)
+			image := fs.Snapshot()
+			for how, choose := range crashHow(1, 30) {
+				if err := survive(t, c, image.Crash(choose), r.o, false, nil); err != nil {
+					t.Errorf("%s: %v", how, err)
+				}
+			}
+		})
+	}
+}
+
+// TestCrashWhileFrozenRemote lets power fail beneath the server of a frozen volume
+// with an open file that was never written to.
+func TestCrashWhileFrozenRemote(t *testing.T) {
+	c := crashCipher(t)
+	fs := crashfs.New()
+	fs.Remote = true
+	r := newRunOn(t, c, fs)
+	r.prepare()
+	r.create("x") // open, never written
+	r.syncDir()
+	f, err := r.v.Freeze(context.Background())
+	check(t, err)
+	if !f.Clean {
+		t.Fatal("not clean")
+	}
+	image, o := fs.Snapshot(), r.o.clone()
+	check(t, r.v.Thaw())
+	doing := "ending"
+	r.end(&doing)
+	for how, choose := range crashHow(1, 10) {
+		if err := survive(t, c, image.Crash(choose), o, false, nil); err != nil {
+			t.Errorf("%s: %v", how, err)
+		}
+	}
+}
+
+// TestCloseOfRemovedRemote fails the sync of a file that is gone: it is worth a
+// try, and no reason to stop.
+func TestCloseOfRemovedRemote(t *testing.T) {
+	c := crashCipher(t)
+	fs := crashfs.New()
+	fs.Remote = true
+	r := newRunOn(t, c, fs)
+	r.prepare()
+	r.checkpointAll()
+	r.create("x")
+	r.unlink("x")
+	r.disk.Set(faultfs.Plan{Kind: faultfs.Sync, Times: 1, Err: unix.ESTALE, Match: isHome})
+	last := len(r.o.files) - 1
+	check(t, r.handles[last].Close())
+	delete(r.handles, last)
+	if r.disk.Hits() == 0 {
+		t.Error("it was not even tried")
+	}
+	check(t, r.v.journal.Drain()) // by then the volume has been told
+	if r.v.broken.Load() {
+		t.Errorf("read-only for the sake of a file that is gone")
+	}
 }

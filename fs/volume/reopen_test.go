@@ -3,8 +3,10 @@ package volume
 import (
 	"bytes"
 	"testing"
+	"time"
 
 	"github.com/plyfs/plyfs/fs/backing/crashfs"
+	"golang.org/x/sys/unix"
 )
 
 // TestReopenedWhileLetGo opens a file anew that a checkpoint has just let go of,
@@ -58,4 +60,85 @@ func TestReopenedWhileLetGo(t *testing.T) {
 		r.close("q")
 		check(t, r.v.Close())
 	}
+}
+
+// TestTimesSetWhileLetGo sets a time just when a checkpoint gives back what was
+// allocated ahead, which must not undo it.
+func TestTimesSetWhileLetGo(t *testing.T) {
+	r := newCrashRun(t, crashCipher(t))
+	r.create("q")
+	r.grow("q", 30_000)
+	r.sync("q", false)
+	_, h := r.fileOf("q")
+	old := unix.Timespec{Sec: 1_000_000}
+	_, err := r.v.SetAttr(h.Node(), Change{Mask: ChangeMtime, Mtime: old})
+	check(t, err)
+	e, err := r.v.Lookup(RootID, "q")
+	check(t, err)
+	node := e.ID
+	file := h.file
+	r.close("q")
+	want := unix.Timespec{Sec: 2_000_000}
+	done, set := false, make(chan struct{})
+	r.fs.OnOp(func(op crashfs.Op) {
+		if done || op != crashfs.OpTruncate || file.Live() {
+			return
+		}
+		done = true
+		go func() {
+			defer close(set)
+			if _, err := r.v.SetAttr(node, Change{Mask: ChangeMtime, Mtime: want}); err != nil {
+				t.Error(err)
+			}
+		}()
+		select {
+		case <-set:
+		case <-time.After(100 * time.Millisecond):
+		}
+	})
+	r.checkpointAll()
+	r.fs.OnOp(nil)
+	<-set
+	st, err := r.v.GetAttr(node)
+	check(t, err)
+	if !done {
+		t.Fatal("not hit")
+	}
+	if st.Mtim != want {
+		t.Errorf("mtime is %v, was set to %v", st.Mtim, want)
+	}
+	check(t, r.v.Close())
+}
+
+// TestTimesShownWhileLetGo looks at the time at each of its operations.
+func TestTimesShownWhileLetGo(t *testing.T) {
+	r := newCrashRun(t, crashCipher(t))
+	r.create("q")
+	r.grow("q", 30_000)
+	r.sync("q", false)
+	_, h := r.fileOf("q")
+	old := unix.Timespec{Sec: 1_000_000}
+	_, err := r.v.SetAttr(h.Node(), Change{Mask: ChangeMtime, Mtime: old})
+	check(t, err)
+	e, err := r.v.Lookup(RootID, "q")
+	check(t, err)
+	node := e.ID
+	r.close("q")
+	r.fs.OnOp(func(op crashfs.Op) {
+		got := make(chan struct{})
+		go func() {
+			defer close(got)
+			st, err := r.v.GetAttr(node)
+			if err != nil || st.Mtim != old {
+				t.Errorf("%s: modified %v, %v", op, st.Mtim, err)
+			}
+		}()
+		select {
+		case <-got:
+		case <-time.After(100 * time.Millisecond):
+		}
+	})
+	r.checkpointAll()
+	r.fs.OnOp(nil)
+	check(t, r.v.Close())
 }

@@ -83,6 +83,7 @@ type Volume struct {
 	streamFrom                   int64
 	noAtime                      atomic.Bool
 	modeDropped                  atomic.Pointer[func(NodeID)]
+	times                        sync.RWMutex // see blockfile.Config
 
 	table      *table
 	dirs       dirCache

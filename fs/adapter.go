@@ -38,7 +38,7 @@ type adapter struct {
 	dirs  handles[*volume.DirHandle]
 
 	notify chan struct{} // slots of notifySlots
-	stale  sync.Map      // NodeIDs whose cached pages may be outdated
+	stale  sync.Map      // NodeIDs whose cached pages the next open is to drop
 }
 
 func newAdapter(v *volume.Volume, log *slog.Logger) *adapter {

@@ -22,8 +22,9 @@ func isDirect(flags uint32) bool { return flags&unix.O_DIRECT != 0 }
 // opened makes a file handle of h and says how the kernel is to use it.
 //
 // An O_DIRECT open bypasses the page cache, with parallel writes. Another one
-// keeps what the cache holds from before, unless a direct write outdated it. A
-// handle that cannot write has nothing to flush on close.
+// keeps what the cache holds from before, unless a direct write outdated it, or
+// O_NOATIME read it: reads from the cache move no access time. A handle that
+// cannot write has nothing to flush on close.
 func (a *adapter) opened(h *volume.Handle, flags uint32, out *fuse.OpenOut) {
 	f := &openFile{Handle: h, direct: isDirect(flags)}
 	out.Fh = a.files.add(f)
@@ -33,6 +34,9 @@ func (a *adapter) opened(h *volume.Handle, flags uint32, out *fuse.OpenOut) {
 	}
 	if _, outdated := a.stale.LoadAndDelete(h.Node()); !outdated {
 		out.OpenFlags = fuse.FOPEN_KEEP_CACHE
+	}
+	if flags&unix.O_NOATIME != 0 {
+		a.stale.Store(h.Node(), struct{}{}) // what it leaves in the cache would hide others' reads
 	}
 	if flags&unix.O_ACCMODE == unix.O_RDONLY {
 		out.OpenFlags |= fuse.FOPEN_NOFLUSH

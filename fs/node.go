@@ -21,7 +21,11 @@ func (a *adapter) Lookup(_ <-chan struct{}, in *fuse.InHeader, name string, out 
 	return a.reply(out, e, err)
 }
 
-func (a *adapter) Forget(node, count uint64) { a.v.Forget(id(node), count) }
+func (a *adapter) Forget(node, count uint64) {
+	if a.v.Forget(id(node), count) {
+		a.stale.Delete(id(node)) // the cached pages are gone too
+	}
+}
 
 func (a *adapter) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
 	st, err := a.v.GetAttr(id(in.NodeId))

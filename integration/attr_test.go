@@ -255,7 +255,7 @@ func TestTimestamps(t *testing.T) {
 				unix.Close(fd)
 				return stat(t, p.path("f")).Atim.Sec
 			}
-			if got := read(unix.O_NOATIME); got != 1000 && !p.plyfs() { // FUSE has no way to pass it on
+			if got := read(unix.O_NOATIME); got != 1000 {
 				t.Errorf("O_NOATIME: atime %d", got)
 			}
 			if got := read(0); got == 1000 {

@@ -69,5 +69,6 @@ func (v *Volume) statIn(d *openDir, name string) (Stat, error) {
 	return st, err
 }
 
-// Forget takes back count Entries of a node.
-func (v *Volume) Forget(id NodeID, count uint64) { v.table.forget(id, count) }
+// Forget takes back count Entries of a node, and reports whether they were the
+// last.
+func (v *Volume) Forget(id NodeID, count uint64) bool { return v.table.forget(id, count) }

@@ -317,15 +317,17 @@ func (t *table) bury(n *Node) {
 }
 
 // forget takes back count lookups of a node.
-func (t *table) forget(id NodeID, count uint64) {
+func (t *table) forget(id NodeID, count uint64) (last bool) {
 	t.mu.Lock()
 	defer t.unlock()
 	n := t.byID[id]
 	if n == nil || id == RootID {
-		return
+		return false
 	}
 	n.lookups -= min(count, n.lookups)
+	last = n.lookups == 0
 	t.drop(n)
+	return last
 }
 
 // drop lets go of n, and of the directories that only it kept known, if

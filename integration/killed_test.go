@@ -2,9 +2,7 @@ package integration
 
 import (
 	"math/rand/v2"
-	"os"
 	"os/exec"
-	"strings"
 	"testing"
 	"time"
 
@@ -23,7 +21,7 @@ func TestKilledWhileMounting(t *testing.T) {
 		cmd.Env = scratch.Environ(v.root)
 		p, err := process.Start(cmd)
 		check(t, err)
-		for end := time.Now().Add(startTimeout); !inMountTable(t, v.mnt); time.Sleep(time.Millisecond / 4) {
+		for end := time.Now().Add(startTimeout); !scratch.IsMount(v.mnt); time.Sleep(time.Millisecond / 4) {
 			if p.Exited() || time.Now().After(end) {
 				p.Dump()
 				t.Fatal("no mount")
@@ -36,15 +34,8 @@ func TestKilledWhileMounting(t *testing.T) {
 			p.Wait(startTimeout)
 			t.Fatal("a daemon that was killed waits for its own mount")
 		}
-		for inMountTable(t, v.mnt) {
+		for scratch.IsMount(v.mnt) {
 			check(t, unix.Unmount(v.mnt, unix.MNT_DETACH))
 		}
 	}
-}
-
-func inMountTable(t *testing.T, path string) bool {
-	t.Helper()
-	b, err := os.ReadFile("/proc/self/mountinfo")
-	check(t, err)
-	return strings.Contains(string(b), " "+path+" ")
 }

@@ -44,46 +44,55 @@ func (r *crashRun) more(name string) {
 	}
 }
 
+// newRemoteRun prepares a volume on what a FUSE server shows of a disk.
+func newRemoteRun(t *testing.T) *crashRun {
+	t.Helper()
+	fs := crashfs.New()
+	fs.Remote = true
+	r := newRunOn(t, crashCipher(t), fs)
+	r.prepare()
+	return r
+}
+
+// survivesAll lets the power fail at one moment, in as many ways as so many seeds
+// yield.
+func survivesAll(t *testing.T, image *crashfs.Image, o *oracle, seeds int) {
+	t.Helper()
+	c := crashCipher(t)
+	for how, choose := range crashHow(1, seeds) {
+		if err := survive(t, c, image.Crash(choose), o, false, nil); err != nil {
+			t.Errorf("%s: %v", how, err)
+		}
+	}
+}
+
 // TestCrashRemote lets the power fail beneath the server of a FUSE filesystem, to
 // which syncfs makes nothing durable.
 func TestCrashRemote(t *testing.T) { runCrashScripts(t, remoteScripts, true) }
 
 // TestCrashAfterEndRemote lets it fail after a clean unmount.
 func TestCrashAfterEndRemote(t *testing.T) {
-	c := crashCipher(t)
-	fs := crashfs.New()
-	fs.Remote = true
-	r := newRunOn(t, c, fs)
-	r.prepare()
+	r := newRemoteRun(t)
 	r.create("x")
 	r.create("y")
 	r.close("x")
 	r.syncDir()
 	doing := "ending"
 	r.end(&doing)
-	image := fs.Snapshot()
-	for how, choose := range crashHow(1, 5) {
-		if err := survive(t, c, image.Crash(choose), r.o, false, nil); err != nil {
-			t.Errorf("%s: %v", how, err)
-		}
-	}
+	survivesAll(t, r.fs.Snapshot(), r.o, 5)
 }
 
 // TestCrashAfterKilledTrimRemote kills the daemon while a file streams, and the
 // next one just when it has cut off what that left; the third has the file grow
 // over it, and then the power fails.
 func TestCrashAfterKilledTrimRemote(t *testing.T) {
-	c := crashCipher(t)
-	fs := crashfs.New()
-	fs.Remote = true
-	r := newRunOn(t, c, fs)
-	r.prepare()
+	r := newRemoteRun(t)
 	r.checkpointAll()
 	r.grow("a", 120_000)
 	r.sync("a", false)
 	r.grow("a", 420_000)
 	r.streams("a", true)
-	second, o := fs.Snapshot().Killed(), r.o.clone()
+	second, o := r.fs.Snapshot().Killed(), r.o.clone()
 	doing := "ending"
 	r.end(&doing)
 	var mu sync.Mutex
@@ -97,14 +106,14 @@ func TestCrashAfterKilledTrimRemote(t *testing.T) {
 		}
 		after = after || op == crashfs.OpTruncate
 	})
-	v, err := Open(crashConfig(second, c))
+	v, err := Open(crashConfig(second, r.v.cipher))
 	check(t, err)
 	v.walk.Wait()
 	check(t, v.Close())
 	if cut == nil {
 		t.Fatal("nothing was cut off")
 	}
-	third := growAfter(t, c, cut.Killed(), o)
+	third := growAfter(t, r.v.cipher, cut.Killed(), o)
 	rnd := rand.New(rand.NewPCG(1, 12))
 	states := 0
 	for k, m := range third.moments {
@@ -113,7 +122,7 @@ func TestCrashAfterKilledTrimRemote(t *testing.T) {
 		}
 		for how, choose := range crashHow(uint64(k), 1) {
 			states++
-			if err := survive(t, c, m.image.Crash(choose), m.o, false, nil); err != nil {
+			if err := survive(t, r.v.cipher, m.image.Crash(choose), m.o, false, nil); err != nil {
 				t.Fatalf("operation %d (%s), %s: %v", k, m.op, how, err)
 			}
 		}
@@ -147,11 +156,7 @@ func TestCrashAfterAStreamWasRemovedRemote(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := crashCipher(t)
-			fs := crashfs.New()
-			fs.Remote = true
-			r := newRunOn(t, c, fs)
-			r.prepare()
+			r := newRemoteRun(t)
 			script(r)
 			r.v.homing.Lock() // what the reaper does a second later
 			gone, err := r.v.dropRemoved()
@@ -162,12 +167,7 @@ func TestCrashAfterAStreamWasRemovedRemote(t *testing.T) {
 			}
 			doing := "ending"
 			r.end(&doing)
-			image := fs.Snapshot()
-			for how, choose := range crashHow(1, 30) {
-				if err := survive(t, c, image.Crash(choose), r.o, false, nil); err != nil {
-					t.Errorf("%s: %v", how, err)
-				}
-			}
+			survivesAll(t, r.fs.Snapshot(), r.o, 30)
 		})
 	}
 }
@@ -175,11 +175,7 @@ func TestCrashAfterAStreamWasRemovedRemote(t *testing.T) {
 // TestCrashWhileFrozenRemote lets power fail beneath the server of a frozen volume
 // with an open file that was never written to.
 func TestCrashWhileFrozenRemote(t *testing.T) {
-	c := crashCipher(t)
-	fs := crashfs.New()
-	fs.Remote = true
-	r := newRunOn(t, c, fs)
-	r.prepare()
+	r := newRemoteRun(t)
 	r.create("x") // open, never written
 	r.syncDir()
 	f, err := r.v.Freeze(context.Background())
@@ -187,25 +183,17 @@ func TestCrashWhileFrozenRemote(t *testing.T) {
 	if !f.Clean {
 		t.Fatal("not clean")
 	}
-	image, o := fs.Snapshot(), r.o.clone()
+	image, o := r.fs.Snapshot(), r.o.clone()
 	check(t, r.v.Thaw())
 	doing := "ending"
 	r.end(&doing)
-	for how, choose := range crashHow(1, 10) {
-		if err := survive(t, c, image.Crash(choose), o, false, nil); err != nil {
-			t.Errorf("%s: %v", how, err)
-		}
-	}
+	survivesAll(t, image, o, 10)
 }
 
 // TestCloseOfRemovedRemote fails the sync of a file that is gone: it is worth a
 // try, and no reason to stop.
 func TestCloseOfRemovedRemote(t *testing.T) {
-	c := crashCipher(t)
-	fs := crashfs.New()
-	fs.Remote = true
-	r := newRunOn(t, c, fs)
-	r.prepare()
+	r := newRemoteRun(t)
 	r.checkpointAll()
 	r.create("x")
 	r.unlink("x")

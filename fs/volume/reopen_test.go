@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/plyfs/plyfs/fs/backing/crashfs"
+	"github.com/plyfs/plyfs/fs/blockfile"
 	"golang.org/x/sys/unix"
 )
 
@@ -62,22 +63,27 @@ func TestReopenedWhileLetGo(t *testing.T) {
 	}
 }
 
-// TestTimesSetWhileLetGo sets a time just when a checkpoint gives back what was
-// allocated ahead, which must not undo it.
-func TestTimesSetWhileLetGo(t *testing.T) {
+// closedAt makes a file with space ahead of its end and records in the journal,
+// sets its modification time and closes it. The node stays known.
+func closedAt(t *testing.T, mtime unix.Timespec) (*crashRun, NodeID, *blockfile.File) {
+	t.Helper()
 	r := newCrashRun(t, crashCipher(t))
 	r.create("q")
 	r.grow("q", 30_000)
 	r.sync("q", false)
 	_, h := r.fileOf("q")
-	old := unix.Timespec{Sec: 1_000_000}
-	_, err := r.v.SetAttr(h.Node(), Change{Mask: ChangeMtime, Mtime: old})
+	_, err := r.v.SetAttr(h.Node(), Change{Mask: ChangeMtime, Mtime: mtime})
 	check(t, err)
 	e, err := r.v.Lookup(RootID, "q")
 	check(t, err)
-	node := e.ID
-	file := h.file
 	r.close("q")
+	return r, e.ID, h.file
+}
+
+// TestTimesSetWhileLetGo sets a time just when a checkpoint gives back what was
+// allocated ahead, which must not undo it.
+func TestTimesSetWhileLetGo(t *testing.T) {
+	r, node, file := closedAt(t, unix.Timespec{Sec: 1_000_000})
 	want := unix.Timespec{Sec: 2_000_000}
 	done, set := false, make(chan struct{})
 	r.fs.OnOp(func(op crashfs.Op) {
@@ -112,18 +118,8 @@ func TestTimesSetWhileLetGo(t *testing.T) {
 
 // TestTimesShownWhileLetGo looks at the time at each of its operations.
 func TestTimesShownWhileLetGo(t *testing.T) {
-	r := newCrashRun(t, crashCipher(t))
-	r.create("q")
-	r.grow("q", 30_000)
-	r.sync("q", false)
-	_, h := r.fileOf("q")
 	old := unix.Timespec{Sec: 1_000_000}
-	_, err := r.v.SetAttr(h.Node(), Change{Mask: ChangeMtime, Mtime: old})
-	check(t, err)
-	e, err := r.v.Lookup(RootID, "q")
-	check(t, err)
-	node := e.ID
-	r.close("q")
+	r, node, _ := closedAt(t, old)
 	r.fs.OnOp(func(op crashfs.Op) {
 		got := make(chan struct{})
 		go func() {

@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/plyfs/plyfs/integration/scratch"
 	"golang.org/x/sys/unix"
 )
 
@@ -130,19 +131,13 @@ func (r *rig) add(name string) (*target, error) {
 // root is a path beside the target's mount point.
 func (t *target) root(elem string) string { return filepath.Join(t.rig.scratch, t.name, elem) }
 
-// env keeps plyfs away from the state and the key stores of the machine.
-func (r *rig) env() (env []string) {
-	for _, kv := range os.Environ() {
-		if !strings.HasPrefix(kv, "PLYFS_") && !strings.HasPrefix(kv, "PATH=") {
-			env = append(env, kv)
-		}
-	}
-	path := os.Getenv("PATH")
+// env is for the programs under test, which may need more of a path.
+func (r *rig) env() []string {
+	env := scratch.Environ(r.scratch)
 	if r.path != "" {
-		path += ":" + r.path
+		env = append(env, "PATH="+os.Getenv("PATH")+":"+r.path) // the last one counts
 	}
-	env = append(env, "PATH="+path)
-	return append(env, "XDG_STATE_HOME="+filepath.Join(r.scratch, "state"))
+	return env
 }
 
 func (t *target) mount() error {

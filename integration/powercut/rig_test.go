@@ -247,7 +247,7 @@ func (s *stack) killPlyfs() {
 	}
 	s.daemon.Kill()
 	s.daemon = nil
-	for isMountedAt(s.path("mnt")) {
+	for scratch.IsMount(s.path("mnt")) {
 		if unix.Unmount(s.path("mnt"), unix.MNT_DETACH) != nil {
 			return
 		}
@@ -285,14 +285,4 @@ func (s *stack) kill() {
 			return
 		}
 	}
-}
-
-// isMountedAt looks in the mount table, so that a dead mount counts.
-func isMountedAt(path string) bool {
-	for _, m := range scratch.Mounts(path) {
-		if m == path {
-			return true
-		}
-	}
-	return false
 }

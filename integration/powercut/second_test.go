@@ -112,9 +112,6 @@ func TestSecondCut(t *testing.T) {
 	}
 	for _, k := range kinds {
 		t.Run(k.String()+"/"+k.load, func(t *testing.T) {
-			if k.fstype == "xfs" && !hasFilesystem("xfs") {
-				t.Skip("no xfs in this kernel")
-			}
 			start := time.Now()
 			rng := rand.New(rand.NewPCG(env.seed, hash(t.Name())))
 			rec, err := record(k.target, diskSize, time.Second, loads[k.load](k.target)...)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -104,6 +105,10 @@ func Mounts(dir string) (found []string) {
 	}
 	return found
 }
+
+// IsMount says whether something is mounted at a place, by the mount table, so
+// that a mount without its daemon counts.
+func IsMount(at string) bool { return slices.Contains(Mounts(at), at) }
 
 // LeaveOthers parts this mount namespace from the one it was made from, so that
 // what is mounted and unmounted in the one does not reach the other, and keeps

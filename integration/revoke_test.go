@@ -66,6 +66,7 @@ func TestMariaDBWhenTheKeyIsRevoked(t *testing.T) {
 	check(t, os.Rename(key+".away", key))
 	mustPlyfs(t, "revalidate", v.mnt)
 	check(t, db.start())
+	db.purge(t)
 	if got := sql("CHECK TABLE d.t EXTENDED"); !strings.HasSuffix(got, "OK") {
 		t.Errorf("check: %s", got)
 	}

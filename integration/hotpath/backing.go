@@ -14,8 +14,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// imageSize is enough for the files of all workloads in a few targets.
-const imageSize = 4 << 30
+// imageSize is enough for a journal and the files of all workloads in each
+// target: new ones stay until the end.
+func imageSize(targets, rounds int) int64 {
+	whole := int64(rounds/wholeEach + 1)
+	return int64(targets) * (512*mib + whole*2*seqOps*mib)
+}
 
 // image is a filesystem of its own, in a file of the disk to be measured.
 type image struct {
@@ -36,11 +40,11 @@ func newImage(base string) (*image, error) {
 	return m, os.Mkdir(m.dir, 0o755)
 }
 
-// mount makes an ext4 with a journal. Its file is written once before, so that
-// the filesystem beneath has nothing to allocate any more.
-func (m *image) mount() error {
+// mount makes an ext4 with a journal, of size bytes. Its file is written once
+// before, so that the filesystem beneath has nothing to allocate any more.
+func (m *image) mount(size int64) error {
 	file := filepath.Join(m.base, "img")
-	if err := zeros(file, imageSize); err != nil {
+	if err := zeros(file, size); err != nil {
 		return err
 	}
 	m.mu.Lock()

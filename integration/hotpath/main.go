@@ -86,6 +86,15 @@ func parse(args []string) (o options, err error) {
 	return o, nil
 }
 
+// targets is how many directories and mounts are measured.
+func (o options) targets() int {
+	n := 3 + len(o.plyfs)
+	if o.scenarios != "" {
+		n += 4
+	}
+	return n
+}
+
 // measure makes the targets, runs all rounds and prints the table.
 func measure(o options) (err error) {
 	if os.Getuid() != 0 {
@@ -110,7 +119,7 @@ func measure(o options) (err error) {
 	defer func() { err = errors.Join(err, r.close(err != nil), m.close()) }()
 
 	if m != nil {
-		if err := m.mount(); err != nil {
+		if err := m.mount(imageSize(o.targets(), o.rounds)); err != nil {
 			return err
 		}
 	}

@@ -240,6 +240,11 @@ func (s *server) tables(t testing.TB, all bool) []string {
 func (s *server) checkTables(t testing.TB) {
 	t.Helper()
 	all := s.tables(t, true)
+	if s.isMariaDB() {
+		// One that has just recovered finds damage where there is none while it
+		// still purges (MDEV-35227).
+		s.sql(t, "SET GLOBAL innodb_max_purge_lag_wait=0")
+	}
 	out := s.sql(t, "CHECK TABLE "+strings.Join(all, ", ")+" EXTENDED")
 	ok := 0
 	for _, line := range strings.Split(out, "\n") {

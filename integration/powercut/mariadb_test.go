@@ -162,7 +162,9 @@ func (w *mariadb) verify(dir string, at uint64, _ bool) (problems []string) {
 		return []string{err.Error()}
 	}
 	defer w.kill()
-	out, err := w.sql("CHECK TABLE p.a, p.b, p.big EXTENDED")
+	// A server that has just recovered finds damage where there is none while
+	// it still purges (MDEV-35227).
+	out, err := w.sql("SET GLOBAL innodb_max_purge_lag_wait=0; CHECK TABLE p.a, p.b, p.big EXTENDED")
 	if err != nil || strings.Count(out, "\tOK\n") != 3 {
 		problems = append(problems, fmt.Sprintf("CHECK TABLE: %s, %v", out, err))
 	}

@@ -45,6 +45,13 @@ func TestFeatures(t *testing.T) {
 		if !p.isMariaDB() {
 			opts = append(opts, "--innodb-directories="+data)
 		}
+		if env.long { // the big table is larger all the same
+			log := "--innodb-redo-log-capacity=512M"
+			if p.isMariaDB() {
+				log = "--innodb-log-file-size=512M"
+			}
+			opts = append(opts, "--innodb-buffer-pool-size=512M", log)
+		}
 		p.owned(t, data)
 		s := newInstalled(t, p, v.mnt+"/mysql", opts...)
 		c.effective(t, s)

@@ -92,9 +92,9 @@ func (f *volumeFile) generations() uint64 {
 }
 
 // WriteConfig makes a volume's config at a path, or replaces an older one of the same volume; both copies are durable
-// when it returns, and after a crash in between one of them is whole. Errors: ErrExists when another volume's config is
-// there, ErrStale when that of this volume is newer, or as new and different; ErrBusy. Writing what is there already is
-// allowed, and repairs the other copy.
+// when it returns, and after a crash in between one of them is whole. Where there was none, none is left after an error.
+// Errors: ErrExists when another volume's config is there, ErrStale when that of this volume is newer, or as new and
+// different; ErrBusy. Writing what is there already is allowed, and repairs the other copy.
 func WriteConfig(path string, b []byte) error { return writeConfig(path, b, false, lockTimeout) }
 
 // EraseConfig is WriteConfig, and overwrites the files that are replaced, and what changes that crashed may have left
@@ -158,7 +158,11 @@ func writeConfig(path string, b []byte, erase bool, timeout time.Duration) error
 	if err := d.create(name+backupSuffix, b); err != nil {
 		return err
 	}
-	return d.create(name, b)
+	if err := d.create(name, b); err != nil {
+		unix.Unlinkat(d.fd, name+backupSuffix, 0)
+		return err
+	}
+	return nil
 }
 
 func replaceConfig(d *folder, name string, f *volumeFile, erase bool, timeout time.Duration) error {

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
 
 	"github.com/plyfs/plyfs/cipher"
 	"github.com/plyfs/plyfs/cmd/internal/mountopt"
@@ -98,20 +99,16 @@ func (n *newVolume) init(ctx context.Context, con *console) (err error) {
 			return err
 		}
 	}
-	made, err := makeDir(n.dir)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, undoInit(n.dir, made))
-		}
-	}()
 	config, err := n.newConfig(ctx, access)
 	if err != nil {
 		return err
 	}
-	if err := n.format(ctx, config, access); err != nil {
+	v, err := newCipher(ctx, config, access)
+	if err != nil {
+		return err
+	}
+	defer v.Wipe()
+	if err := n.place(config, v); err != nil {
 		return err
 	}
 	n.tell(con)
@@ -176,54 +173,99 @@ func (n *newVolume) newConfig(ctx context.Context, access keystore.Access) ([]by
 	return e.Bytes()
 }
 
-// format makes the volume's structure, and last of all its config: a
-// directory without one is no volume. It takes the keys from the config, as
-// each mount will.
-func (n *newVolume) format(ctx context.Context, config []byte, access keystore.Access) error {
+// newCipher takes the keys from a new config, as each mount will.
+func newCipher(ctx context.Context, config []byte, access keystore.Access) (*cipher.Volume, error) {
 	parsed, err := keystore.ParseConfig(config)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	u, err := parsed.Unlock(ctx, access)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer clearKeys(&u.Keys)
-	v, err := cipher.NewVolume(u.Params, u.Epoch, u.Keys, nil)
+	return cipher.NewVolume(u.Params, u.Epoch, u.Keys, nil)
+}
+
+// place makes the volume's structure, and last of all its config: a directory
+// without one is no volume. Asking for keys may have taken minutes, so that the
+// directory must be found empty again. After a failure what this call made goes,
+// and nothing else: what another init made, or anybody put there, is not its own.
+func (n *newVolume) place(config []byte, v *cipher.Volume) (err error) {
+	made, err := makeDir(n.dir)
 	if err != nil {
 		return err
 	}
-	defer v.Wipe()
 	root, err := backing.OpenDir(n.dir)
 	if err != nil {
-		return err
+		return fmt.Errorf("ciphertext directory: %w", err)
 	}
 	defer root.Close()
+	defer func() {
+		if err != nil && made && !errors.Is(err, volume.ErrExists) {
+			err = errors.Join(err, removeMade(n.dir, root))
+		}
+	}()
+	if err := emptyRoot(root, n.dir); err != nil {
+		return err
+	}
 	if err := volume.Format(root, v); err != nil {
 		return volumeError(err)
 	}
-	return keystore.WriteConfig(n.keys.Config, config)
+	if err := keystore.WriteConfig(n.keys.Config, config); err != nil {
+		return errors.Join(err, volume.Unformat(root))
+	}
+	return nil
 }
 
 // checkEmpty refuses a directory that holds anything.
 func checkEmpty(dir string) error {
 	entries, err := os.ReadDir(dir)
-	switch {
-	case errors.Is(err, os.ErrNotExist):
+	if errors.Is(err, os.ErrNotExist) {
 		return nil
-	case err != nil:
+	}
+	if err != nil {
 		return fmt.Errorf("ciphertext directory: %w", err)
-	case len(entries) == 0:
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return emptyError(dir, names)
+}
+
+// emptyRoot is checkEmpty for the open directory.
+func emptyRoot(root backing.Dir, dir string) error {
+	s, err := root.ReadDir()
+	if err != nil {
+		return fmt.Errorf("ciphertext directory: %w", err)
+	}
+	defer s.Close()
+	var names []string
+	for {
+		e, ok, err := s.Next()
+		if err != nil {
+			return fmt.Errorf("ciphertext directory: %w", err)
+		}
+		if !ok {
+			return emptyError(dir, names)
+		}
+		if e.Name != "." && e.Name != ".." {
+			names = append(names, e.Name)
+		}
+	}
+}
+
+// emptyError says what a directory holds; nil if nothing.
+func emptyError(dir string, names []string) error {
+	if len(names) == 0 {
 		return nil
 	}
 	holds, hint := fmt.Errorf("%s is not empty", dir), "name a new or an empty directory; one below it, perhaps"
-	has := func(names ...string) bool {
-		return slices.ContainsFunc(entries, func(e os.DirEntry) bool { return slices.Contains(names, e.Name()) })
-	}
 	switch {
-	case has(keystore.ConfigName, keystore.ConfigName+".bak"):
+	case slices.Contains(names, keystore.ConfigName) || slices.Contains(names, keystore.ConfigName+".bak"):
 		holds = fmt.Errorf("%s holds a plyfs volume already", dir)
-	case has(".plyfs"):
+	case slices.Contains(names, ".plyfs"):
 		holds = fmt.Errorf("%s holds a volume without its config", dir)
 		hint = "if an init was interrupted here there is nothing in it: remove it; but a volume whose config is kept elsewhere looks the same"
 	}
@@ -301,19 +343,21 @@ func makeDir(dir string) (made bool, err error) {
 	return err == nil, err
 }
 
-// undoInit empties a directory that was empty before, after a failure.
-func undoInit(dir string, made bool) error {
-	entries, err := os.ReadDir(dir)
+// removeMade removes the directory that this command made and opened as root, if
+// it is still there and empty.
+func removeMade(dir string, root backing.Dir) error {
+	mine, err := root.Stat("")
 	if err != nil {
 		return err
 	}
-	for _, e := range entries {
-		err = errors.Join(err, os.RemoveAll(filepath.Join(dir, e.Name())))
+	var there unix.Stat_t
+	if err := unix.Lstat(dir, &there); err != nil || there.Dev != mine.Dev || there.Ino != mine.Ino {
+		return nil
 	}
-	if made {
-		err = errors.Join(err, os.Remove(dir))
+	if err := unix.Rmdir(dir); err != nil && !errors.Is(err, unix.ENOTEMPTY) {
+		return fmt.Errorf("remove %s: %w", dir, err)
 	}
-	return err
+	return nil
 }
 
 func layersText(n int) string {

@@ -1,9 +1,16 @@
 package main
 
 import (
+	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/plyfs/plyfs/fs/backing"
 )
 
 func TestInitMakesDefaultStores(t *testing.T) {
@@ -76,29 +83,137 @@ func TestInitRefuses(t *testing.T) {
 	}
 }
 
-// A volume that could not be finished leaves nothing that looks like one.
-func TestUndoInit(t *testing.T) {
+// TestInitTakesBackItsOwn: a volume that could not be finished leaves nothing that looks like one.
+func TestInitTakesBackItsOwn(t *testing.T) {
+	b := newBench(t)
+	b.run(exitOK, "keystore", "init")
+	nowhere := filepath.Join(b.dir, "none", "config.json")
+	b.run(exitFailure, "init", "--config", nowhere, b.cipher)
+	if _, err := os.Lstat(b.cipher); err == nil {
+		t.Error("the directory was left")
+	}
+	if err := os.Mkdir(b.cipher, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	b.run(exitFailure, "init", "--config", nowhere, b.cipher)
+	if entries, err := os.ReadDir(b.cipher); err != nil || len(entries) != 0 {
+		t.Errorf("left %v, %v", entries, err)
+	}
+	b.volume()
+}
+
+// TestInitThatWaitedLeavesAnotherVolume: while an init waits for a passphrase, another makes and mounts the volume.
+func TestInitThatWaitedLeavesAnotherVolume(t *testing.T) {
+	needMounts(t)
+	b := newBench(t)
+	pass := b.file("pass", "of the data layer\n")
+	b.run(exitOK, "keystore", "init", "--data-passphrase-file", pass)
+	fifo := filepath.Join(b.dir, "fifo")
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	late := b.command("plyfs", "init", "--data-passphrase-file", fifo, b.cipher)
+	var said bytes.Buffer
+	late.Stderr = &said
+	if err := late.Start(); err != nil {
+		t.Fatal(err)
+	}
+	in := openFifo(t, fifo)
+	b.volume("--data-passphrase-file", pass)
+	b.mount("--data-passphrase-file", pass)
+	b.write("a", "of the volume that was first")
+	if _, err := in.WriteString("of the data layer\n"); err != nil {
+		t.Fatal(err)
+	}
+	in.Close()
+	if err := late.Wait(); late.ProcessState.ExitCode() != int(exitExists) {
+		t.Errorf("the late init: %v\n%s", err, said.String())
+	}
+	wantText(t, "the late init", said.String(), "holds a plyfs volume already")
+	b.wantFile("a", "of the volume that was first")
+	b.run(exitOK, "umount", b.mnt)
+	b.mount("--data-passphrase-file", pass)
+	b.wantFile("a", "of the volume that was first")
+}
+
+// openFifo opens a FIFO for writing once somebody reads it.
+func openFifo(t *testing.T, path string) *os.File {
+	t.Helper()
+	for end := time.Now().Add(60 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		f, err := os.OpenFile(path, os.O_WRONLY|unix.O_NONBLOCK, 0)
+		if err == nil {
+			return f
+		}
+		if !errors.Is(err, unix.ENXIO) || time.Now().After(end) {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestInitsRace: of several at once for one directory one makes the volume, and the others leave it alone.
+func TestInitsRace(t *testing.T) {
+	b := newBench(t)
+	b.run(exitOK, "keystore", "init")
+	for range 3 {
+		codes := make(chan int)
+		for range 3 {
+			go func() {
+				cmd := b.command("plyfs", "init", b.cipher)
+				cmd.Run()
+				codes <- cmd.ProcessState.ExitCode()
+			}()
+		}
+		count := map[int]int{}
+		for range 3 {
+			count[<-codes]++
+		}
+		if count[int(exitOK)] != 1 || count[int(exitExists)] != 2 {
+			t.Fatalf("exit codes and how often: %v", count)
+		}
+		b.run(exitOK, "key", "test", b.cipher)
+		for _, name := range []string{".plyfs/lock", ".plyfs/journal/super", "plyfs.dirid", "plyfs.json.bak"} {
+			if _, err := os.Stat(filepath.Join(b.cipher, name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.RemoveAll(b.cipher); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestRemoveMadeSparesAnotherDirectory(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "c")
 	made, err := makeDir(dir)
 	if err != nil || !made {
 		t.Fatal(made, err)
 	}
-	if err := os.MkdirAll(filepath.Join(dir, ".plyfs/tmp"), 0o700); err != nil {
+	root, err := backing.OpenDir(dir)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if err := undoInit(dir, false); err != nil {
-		t.Fatal(err)
-	}
-	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 0 {
-		t.Errorf("left %v, %v", entries, err)
-	}
-	if err := undoInit(dir, true); err != nil {
-		t.Fatal(err)
-	}
-	if made, _ := makeDir(dir); !made {
-		t.Error("the directory was left")
-	}
+	defer root.Close()
 	if made, err := makeDir(dir); made || err != nil {
 		t.Error("a directory that was there counts as made", err)
+	}
+	aside := dir + ".aside"
+	if err := errors.Join(os.Rename(dir, aside), os.Mkdir(dir, 0o755), removeMade(dir, root)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(dir); err != nil {
+		t.Error("another directory of the name was removed")
+	}
+	file := filepath.Join(aside, "foreign")
+	if err := errors.Join(os.WriteFile(file, nil, 0o600), removeMade(aside, root)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(file); err != nil {
+		t.Error("a file that is not init's was removed")
+	}
+	if err := errors.Join(os.Remove(file), removeMade(aside, root)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(aside); err == nil {
+		t.Error("the directory was left")
 	}
 }

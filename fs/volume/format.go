@@ -13,8 +13,9 @@ import (
 
 // Format makes the structure of an empty volume in root: the root's ID, the
 // directory .plyfs and the superblock, all durable on return. root must hold
-// nothing but what the caller keeps beside the tree (plyfs.json). After an
-// error root may hold a part of it.
+// nothing but what the caller keeps beside the tree (plyfs.json). Of several
+// calls for one directory one succeeds, and the others get ErrExists. After an
+// error root holds nothing that this call made, as far as it can be removed.
 func Format(root backing.Dir, v *cipher.Volume) error {
 	if err := root.Mkdir(metaName, 0o700); err != nil {
 		if errors.Is(err, unix.EEXIST) {
@@ -22,6 +23,30 @@ func Format(root backing.Dir, v *cipher.Volume) error {
 		}
 		return fmt.Errorf("%s: %w", metaName, err)
 	}
+	if err := formatMeta(root, v); err != nil {
+		return errors.Join(err, removeTree(root, metaName, treeDepth))
+	}
+	id, err := v.NewDirID()
+	if err == nil {
+		err = writeSmall(root, dirIDName, v.SealDirID(id))
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("%s: %w", dirIDName, err), removeTree(root, metaName, treeDepth))
+	}
+	if err := root.Sync(); err != nil {
+		return errors.Join(err, Unformat(root))
+	}
+	return nil
+}
+
+// Unformat takes back what a Format made that succeeded. Nothing else in root is
+// touched. The volume must not have been mounted.
+func Unformat(root backing.Dir) error {
+	return errors.Join(root.Unlink(dirIDName), removeTree(root, metaName, treeDepth))
+}
+
+// formatMeta fills .plyfs.
+func formatMeta(root backing.Dir, v *cipher.Volume) error {
 	meta, err := root.OpenDir(metaName)
 	if err != nil {
 		return fmt.Errorf("%s: %w", metaName, err)
@@ -38,17 +63,7 @@ func Format(root backing.Dir, v *cipher.Volume) error {
 	if err := formatJournal(meta, v); err != nil {
 		return err
 	}
-	id, err := v.NewDirID()
-	if err != nil {
-		return err
-	}
-	if err := writeSmall(root, dirIDName, v.SealDirID(id)); err != nil {
-		return fmt.Errorf("%s: %w", dirIDName, err)
-	}
-	if err := meta.Sync(); err != nil {
-		return err
-	}
-	return root.Sync()
+	return meta.Sync()
 }
 
 func formatJournal(meta backing.Dir, v *cipher.Volume) error {

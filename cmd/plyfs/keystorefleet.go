@@ -320,25 +320,34 @@ func retireCommand(con *console) *cli.Command {
 			"nothing is wrapped or unwrapped with them any more. Hosts learn of it with the\n" +
 			"next bundle that they import. Re-wrap volumes first: 'plyfs key rotate'.",
 		Flags: append([]cli.Flag{
-			&cli.UintFlag{Name: "epoch", Usage: "the epochs up to `N` (default: a cluster or group for good)"}}, scopeFlags()...),
+			&cli.Uint64Flag{Name: "epoch", Usage: "the epochs up to `N` (default: a cluster or group for good)"}}, scopeFlags()...),
 		Action: func(c *cli.Context) error {
 			scope, err := scopeOf(c)
 			if err != nil {
 				return err
 			}
-			epoch := c.Uint("epoch")
-			if c.IsSet("epoch") && (epoch == 0 || epoch >= 1<<32-1) {
-				return usageError("epochs count from 1", "no epoch %d", epoch)
+			epoch, err := epochOf(c, "epoch")
+			if err != nil {
+				return err
 			}
 			said := "for good"
 			if epoch > 0 {
 				said = fmt.Sprintf("up to epoch %d", epoch)
 			}
 			return onStores(con, c, func(s *keystore.Store) (string, error) {
-				return fmt.Sprintf("retired %s of %s %s", scopeName(scope), s.Path(), said), s.Retire(scope, uint32(epoch))
+				return fmt.Sprintf("retired %s of %s %s", scopeName(scope), s.Path(), said), s.Retire(scope, epoch)
 			})
 		},
 	}
+}
+
+// epochOf reads a flag that is an epoch; 0 where it is not given.
+func epochOf(c *cli.Context, flag string) (uint32, error) {
+	epoch := c.Uint64(flag)
+	if c.IsSet(flag) && (epoch == 0 || epoch >= 1<<32-1) {
+		return 0, usageError("epochs count from 1", "no epoch %d", epoch)
+	}
+	return uint32(epoch), nil
 }
 
 func destroyCommand(con *console) *cli.Command {
@@ -350,7 +359,7 @@ func destroyCommand(con *console) *cli.Command {
 			"On a host: the layer's store whole, or one of its groups. What was wrapped under\n" +
 			"the keys is lost then, save with copies of the store. It asks first.",
 		Flags: append([]cli.Flag{
-			&cli.UintFlag{Name: "root-epoch", Usage: "the root epoch `N`"},
+			&cli.Uint64Flag{Name: "root-epoch", Usage: "the root epoch `N`"},
 			&cli.StringFlag{Name: "cluster", Usage: "of a host's store that holds several groups, only the one in the cluster `NAME`"},
 			&cli.StringFlag{Name: "group", Usage: "that is called `NAME`"},
 			layerFlag(""), yesFlag(),
@@ -363,18 +372,22 @@ func destroyCommand(con *console) *cli.Command {
 			if err != nil {
 				return err
 			}
+			root, err := epochOf(c, "root-epoch")
+			if err != nil {
+				return err
+			}
 			refs, err := refsOf(con, c)
 			if err != nil {
 				return err
 			}
 			harden()
-			return destroy(con, c, refs.ofLayer(layer))
+			return destroy(con, c, refs.ofLayer(layer), root)
 		},
 	}
 }
 
-// destroy destroys what the flags say in a store.
-func destroy(con *console, c *cli.Context, ref storeRef) error {
+// destroy destroys what the flags say in a store: a root epoch where root is not 0.
+func destroy(con *console, c *cli.Context, ref storeRef, root uint32) error {
 	s, err := ref.open(con)
 	if err != nil {
 		return err
@@ -382,17 +395,16 @@ func destroy(con *console, c *cli.Context, ref storeRef) error {
 	defer s.Wipe()
 	n := namesOf(c)
 	switch {
-	case c.IsSet("root-epoch") && n != (keystore.Names{}):
+	case root != 0 && n != (keystore.Names{}):
 		return usageError("a root epoch of a fleet's store, or a group of a host's", "both --root-epoch and --cluster or --group")
-	case c.IsSet("root-epoch"):
-		epoch := uint32(c.Uint("root-epoch"))
-		if err := con.confirm(c, "root epoch %d of %s: volumes wrapped under it will not open any more", epoch, s.Path()); err != nil {
+	case root != 0:
+		if err := con.confirm(c, "root epoch %d of %s: volumes wrapped under it will not open any more", root, s.Path()); err != nil {
 			return err
 		}
-		if err := s.DestroyRoot(epoch); err != nil {
+		if err := s.DestroyRoot(root); err != nil {
 			return err
 		}
-		con.note("destroyed root epoch %d of %s", epoch, s.Path())
+		con.note("destroyed root epoch %d of %s", root, s.Path())
 	case !s.IsHost():
 		return usageError("name an old root epoch: --root-epoch N; derived keys are retired, not destroyed",
 			"%s holds the roots of a fleet", s.Path())

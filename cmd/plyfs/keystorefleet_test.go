@@ -94,6 +94,10 @@ func TestRotateRetireDestroyRoots(t *testing.T) {
 	b.run(exitUsage, "keystore", "destroy", "--layer", "data", "--yes", "--root-epoch", "2")
 	r = b.run(exitUsage, "keystore", "destroy", "--layer", "data", "--root-epoch", "1")
 	wantText(t, "without a terminal", r.stderr, "say --yes", "root epoch 1")
+	for _, none := range []string{"0", "4294967295", "4294967297", "18446744073709551615"} { // 2^32 + 1 is no way to say 1
+		b.run(exitUsage, "keystore", "destroy", "--layer", "data", "--root-epoch", none, "--yes")
+		b.run(exitUsage, "keystore", "retire", "--root", "--epoch", none)
+	}
 	b.run(exitOK, "keystore", "destroy", "--layer", "data", "--root-epoch", "1", "--yes")
 	b.run(exitRetired, "keystore", "destroy", "--layer", "data", "--root-epoch", "1", "--yes")
 	r = b.run(exitOK, "keystore", "cluster", "ls", "--layer", "data")

@@ -217,7 +217,8 @@ func (h *dockerHost) look(source, target string) (dockervolume.State, error) {
 		}
 		return dockervolume.Absent, nil
 	}
-	if m.Type != fsType || m.Source != source {
+	// By another name it may be from a plugin that was started with another path.
+	if m.Type != fsType || !sameDir(m.Source, source) {
 		return dockervolume.Absent, fmt.Errorf("something else is mounted at %s: %s", target, m.Source)
 	}
 	switch stateOf(m) {

@@ -255,6 +255,36 @@ func TestDockerPluginVolume(t *testing.T) {
 	}
 }
 
+// The paths that the plugin was given lead to theirs over symbolic links, while
+// the kernel tells of mounts without.
+func TestDockerPluginBehindSymlinks(t *testing.T) {
+	b := newPluginBench(t, "--cluster", "default") // not started yet
+	real := filepath.Join(b.dir, "disk")
+	b.must(os.MkdirAll(filepath.Join(real, "mounts"), 0o700))
+	b.must(os.Symlink(real, b.state))
+	b.start("--mount-dir", filepath.Join(b.state, "mounts"))
+	b.must(b.ask("Create", dockerArgs{Name: "db"}, nil))
+	at := b.use("db", "one")
+	if at != filepath.Join(real, "mounts/db") {
+		t.Errorf("mounted at %s", at)
+	}
+	writeAndRead(t, at, "content")
+	b.use("db", "two")
+
+	for _, id := range []string{"one", "two"} {
+		b.must(b.ask("Unmount", dockerArgs{Name: "db", ID: id}, nil))
+	}
+	if isMounted(t, at) {
+		t.Error("mounted for nobody")
+	}
+
+	// One that was mounted by another name of its ciphertext is known again.
+	b.run(exitOK, "mount", filepath.Join(b.state, "data/db"), at)
+	wantRead(t, b.use("db", "three"), "content")
+	b.must(b.ask("Unmount", dockerArgs{Name: "db", ID: "three"}, nil))
+	b.must(b.ask("Remove", dockerArgs{Name: "db"}, nil))
+}
+
 // A kill of the plugin in the middle of a mount leaves no use, and Docker's
 // second try works.
 func TestDockerPluginKilledWhileMounting(t *testing.T) {

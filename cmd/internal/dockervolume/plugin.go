@@ -57,15 +57,18 @@ func Open(ctx context.Context, c Config) (*Plugin, error) {
 	if c.MountDir == "" {
 		c.MountDir = filepath.Join(c.StateDir, "mnt")
 	}
-	p := &Plugin{config: c, boot: c.BootID, entries: map[string]*entry{}}
-	if err := os.MkdirAll(c.StateDir, 0o700); err != nil {
-		return nil, fmt.Errorf("state directory: %w", err)
+	var err error
+	if c.StateDir, err = makeDir(c.StateDir); err != nil {
+		return nil, err
 	}
 	// It holds paths that were checked, and the mounts: nobody else's to walk.
 	if err := os.Chmod(c.StateDir, 0o700); err != nil {
 		return nil, fmt.Errorf("state directory: %w", err)
 	}
-	var err error
+	if c.MountDir, err = makeDir(c.MountDir); err != nil {
+		return nil, err
+	}
+	p := &Plugin{config: c, boot: c.BootID, entries: map[string]*entry{}}
 	if p.lock, err = lockDir(c.StateDir); err != nil {
 		return nil, err
 	}
@@ -74,6 +77,19 @@ func Open(ctx context.Context, c Config) (*Plugin, error) {
 		return nil, err
 	}
 	return p, nil
+}
+
+// makeDir makes a directory, unless it is there, and returns its path without
+// symbolic links: as the kernel tells what is mounted below it.
+func makeDir(path string) (string, error) {
+	err := os.MkdirAll(path, 0o700)
+	if err == nil {
+		path, err = filepath.EvalSymlinks(path)
+	}
+	if err != nil {
+		return "", fmt.Errorf("state directory: %w", err)
+	}
+	return path, nil
 }
 
 // Close waits for what goes on in the background, or for ctx, and gives up the
@@ -88,9 +104,9 @@ func (p *Plugin) Close(ctx context.Context) error {
 	return p.lock.Close()
 }
 
-// takeOver makes the directories and reconciles the state with them.
+// takeOver makes the directories below and reconciles the state with them.
 func (p *Plugin) takeOver(ctx context.Context) error {
-	for _, dir := range []string{p.path("data"), p.path("adopted"), p.path("new"), p.path("trash"), p.config.MountDir} {
+	for _, dir := range []string{p.path("data"), p.path("adopted"), p.path("new"), p.path("trash")} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("state directory: %w", err)
 		}

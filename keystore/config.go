@@ -18,6 +18,7 @@ const firstVolumeEpoch = 1
 // for concurrent use.
 type Config struct {
 	files    []*volumeFile // newest first, all with one descriptor; Unlock moves the one that verified to the front
+	differ   bool          // a second file is missing, damaged or another
 	warnings []string
 }
 
@@ -71,6 +72,15 @@ func (c *Config) Warnings() []string { return c.warnings }
 
 // Bytes returns the content of the file that the Config shows, to be written again with WriteConfig.
 func (c *Config) Bytes() []byte { return append([]byte(nil), c.files[0].raw...) }
+
+// Repair returns what is to be given to WriteConfig so that the volume's two files are equal again; nil if they are, or if
+// the other one may be newer. Unlock has succeeded before.
+func (c *Config) Repair() []byte {
+	if !c.differ || len(c.files) > 1 && !c.files[0].newerThan(c.files[1]) {
+		return nil
+	}
+	return c.Bytes()
+}
 
 func (f *volumeFile) section(l cipher.Layer) *section {
 	if l != cipher.LayerData && l != cipher.LayerInfra {
@@ -193,7 +203,8 @@ func (p ply) sectionMACs(s *section, v *secret, descriptor []byte) (descriptorMA
 // states. Of each layer it answers first whether the store knows the group (ErrWrongGroup), then whether its key is the right
 // one (ErrWrongKey, ErrRetired), whether the provider of its slot agrees (ErrDenied, ErrUnavailable), and then whether
 // anything was changed (ErrTampered); either layer by itself refuses a changed descriptor. The error tells of both layers
-// where both fail: LayerErrors. Of several files the newest that verifies is taken; Warnings tells of the others.
+// where both fail: LayerErrors. Of several files the newest that verifies is taken; Warnings tells of the others. None
+// older is tried after one whose provider denied or could not be asked: that may be what the newer one was written for.
 func (c *Config) Unlock(ctx context.Context, a Access) (Unlocked, error) {
 	pl := plies{plyOf(cipher.LayerData), plyOf(cipher.LayerInfra)}
 	a = a.remembering()
@@ -208,9 +219,10 @@ func (c *Config) Unlock(ctx context.Context, a Access) (Unlocked, error) {
 		if i == 0 {
 			first = err
 		}
-		if i+1 < len(c.files) {
-			c.warnings = append(c.warnings, fmt.Sprintf("%s does not verify (%v); trying %s.", f.name, err, c.files[i+1].name))
+		if i+1 == len(c.files) || f.newerThan(c.files[i+1]) && (errors.Is(err, ErrDenied) || errors.Is(err, ErrUnavailable)) {
+			break
 		}
+		c.warnings = append(c.warnings, fmt.Sprintf("%s does not verify (%v); trying %s.", f.name, err, c.files[i+1].name))
 	}
 	return Unlocked{}, first
 }
@@ -328,6 +340,9 @@ func (f *volumeFile) open(ctx context.Context, p ply, a *Access, sec *section) (
 	for _, sl := range sec.slots {
 		if recovers != (sl.Kind == KindRecovery) || recovers && sl.Name != a.Recovery {
 			continue
+		}
+		if s := a.store(p.layer); !recovers && s != nil && s.holds(sl.Names) != nil {
+			continue // another group's
 		}
 		v, err := a.openSlot(ctx, p, sl, hash)
 		if err == nil {

@@ -45,9 +45,11 @@ func readConfig(d *folder, name string) (*Config, error) {
 		}
 		return nil, mainErr
 	case mainErr != nil:
-		return &Config{files: []*volumeFile{backup}, warnings: []string{fmt.Sprintf("%v; %s is used instead.", mainErr, backup.name)}}, nil
+		return &Config{files: []*volumeFile{backup}, differ: !errors.Is(mainErr, ErrVersion),
+			warnings: []string{fmt.Sprintf("%v; %s is used instead.", mainErr, backup.name)}}, nil
 	case backupErr != nil:
-		return &Config{files: []*volumeFile{main}, warnings: []string{fmt.Sprintf("%v; %s is good.", backupErr, main.name)}}, nil
+		return &Config{files: []*volumeFile{main}, differ: !errors.Is(backupErr, ErrVersion),
+			warnings: []string{fmt.Sprintf("%v; %s is good.", backupErr, main.name)}}, nil
 	case !bytes.Equal(main.descriptor, backup.descriptor):
 		return nil, &fault{what: d.path + ": " + name + " and " + name + backupSuffix + " describe different volumes", kind: ErrTampered,
 			hint: "One of the two was put there by mistake or malice: move the one that is not this volume's away."}
@@ -59,7 +61,7 @@ func readConfig(d *folder, name string) (*Config, error) {
 	if backup.newerThan(main) {
 		files[0], files[1] = backup, main
 	}
-	return &Config{files: files, warnings: []string{fmt.Sprintf(
+	return &Config{files: files, differ: true, warnings: []string{fmt.Sprintf(
 		"%s and %s differ, as after a crash during a change of keys; the newer that verifies is used.", main.name, backup.name)}}, nil
 }
 
@@ -236,11 +238,16 @@ func (f *volumeFile) allows(next *volumeFile) error {
 	}
 	for i, s := range f.sections {
 		if s != nil && next.sections[i].generation < s.generation {
-			return &fault{what: "config", kind: ErrStale}
+			return f.stale()
 		}
 	}
 	if !next.newerThan(f) {
-		return &fault{what: "config", kind: ErrStale}
+		return f.stale()
 	}
 	return nil
+}
+
+func (f *volumeFile) stale() error {
+	return &fault{what: "config", kind: ErrStale, hint: "Somebody changed the volume's keys meanwhile: read the config again and repeat the change. " +
+		"If that never helps, " + f.name + " is not what this volume's keys wrote: move it away."}
 }

@@ -2,6 +2,7 @@ package keystore
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -84,6 +85,50 @@ func TestReadConfig(t *testing.T) {
 				t.Errorf("got warnings %q, want %q", warnings, tt.warning)
 			}
 		})
+	}
+}
+
+// TestDeniedIsNotEvaded puts a config from before a provider was put on beside the one that has it, as a crash in between or
+// whoever writes to the medium would.
+func TestDeniedIsNotEvaded(t *testing.T) {
+	ctx := context.Background()
+	fleet := newFleet(t)
+	a := StoreAccess(fleet[0], fleet[1])
+	cmk := &fakeProvider{}
+	a.Providers = fakeProviders{"cmk": cmk}
+	first, keys := newVolumeOf(t, fleet, groupA)
+	second := mustEdit(t, first, a, func(e *Editor) error { return e.AddProvider(ctx, cipher.LayerData, groupA, "cmk") })
+	damaged := edit(t, second, func(e *envelope) { e.Data.Slots[0].Wrapped[0]++ }) // denied, too
+	for _, tt := range []struct {
+		what         string
+		main, backup []byte
+		says         error // the provider
+		want         error
+	}{
+		{"older main, agreed", first, second, nil, nil},
+		{"older main, denied", first, second, ErrDenied, ErrDenied},
+		{"older backup, denied", second, first, ErrDenied, ErrDenied},
+		{"older main, unavailable", first, second, ErrUnavailable, ErrUnavailable},
+		{"older main, newer is damaged", first, damaged, nil, ErrDenied},
+		{"as new, damaged", damaged, second, nil, nil},
+	} {
+		dir := t.TempDir()
+		for name, b := range map[string][]byte{ConfigName: tt.main, ConfigName + backupSuffix: tt.backup} {
+			if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c, err := ReadConfig(filepath.Join(dir, ConfigName))
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmk.err = tt.says
+		u, err := c.Unlock(ctx, a)
+		if tt.want != nil {
+			check(t, tt.what, err, tt.want)
+		} else if err != nil || u.Keys != keys {
+			t.Errorf("%s: %v", tt.what, err)
+		}
 	}
 }
 

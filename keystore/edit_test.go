@@ -95,6 +95,32 @@ func TestEditor(t *testing.T) {
 	}
 }
 
+// TestOtherGroupsSlotsAreNotTried has a host that holds the second of two groups: what it is told is of its own slot.
+func TestOtherGroupsSlotsAreNotTried(t *testing.T) {
+	ctx := context.Background()
+	fleet := newFleet(t)
+	hsm := &fakeProvider{err: nil}
+	a := StoreAccess(fleet[0], fleet[1])
+	a.Providers = fakeProviders{"cmk": {}, "hsm": hsm}
+	b, keys := newVolumeOf(t, fleet, groupA)
+	b = mustEdit(t, b, a, func(e *Editor) error {
+		return errors.Join(e.AddProvider(ctx, cipher.LayerData, groupA, "cmk"), e.AddProvider(ctx, cipher.LayerData, groupB, "hsm"),
+			e.AddGroup(cipher.LayerInfra, groupB))
+	})
+	host := newHost(t, fleet, groupB)
+	for _, says := range []error{nil, ErrDenied, ErrUnavailable} {
+		hsm.err = says
+		own := StoreAccess(host[0], host[1])
+		own.Providers = a.Providers
+		u, err := mustParse(t, b).Unlock(ctx, own)
+		if says != nil {
+			check(t, "host of the second group", err, says)
+		} else if err != nil || u.Keys != keys {
+			t.Errorf("host of the second group: %v", err)
+		}
+	}
+}
+
 func TestEditorRefuses(t *testing.T) {
 	ctx := context.Background()
 	fleet := newFleet(t)

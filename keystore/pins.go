@@ -58,7 +58,11 @@ func (p Pins) Check(id cipher.VolumeID, now Pin) error {
 	if err != nil {
 		return err
 	}
-	seen := f.pin(id)
+	return f.pin(id).Check(now)
+}
+
+// Check returns ErrRolledBack when now is older than what was seen. Values of now that are zero are not compared.
+func (seen Pin) Check(now Pin) error {
 	for _, v := range []struct {
 		what      string
 		seen, now uint64

@@ -190,8 +190,15 @@ func TestOlderConfigIsRefused(t *testing.T) {
 	b.run(exitOK, "key", "rotate", b.mnt)
 	b.run(exitOK, "umount", b.mnt)
 	b.file("cipher/plyfs.json", string(old))
-	b.run(exitOK, "mount", b.cipher, b.mnt) // its copy is newer
+	b.run(exitOK, "mount", "-o", "ro", b.cipher, b.mnt) // its copy is newer
 	b.run(exitOK, "umount", b.mnt)
+	if now, err := os.ReadFile(filepath.Join(b.cipher, "plyfs.json")); err != nil || string(now) != string(old) {
+		t.Errorf("a read-only mount wrote the config (%v)", err)
+	}
+	b.mount()
+	b.run(exitOK, "umount", b.mnt)
+	b.sameConfigs(b.cipher)
+	b.file("cipher/plyfs.json", string(old))
 	b.file("cipher/plyfs.json.bak", string(old))
 	r := b.run(exitTampered, "mount", b.cipher, b.mnt)
 	wantText(t, "mount", r.stderr, "generation 1, and this host has seen 2", "accept-rollback=keys")

@@ -58,7 +58,7 @@ func volumeForKeys(con *console, c *cli.Context) (*keyVolume, error) {
 	if err := v.keys.checkRecovery(v.config); err != nil {
 		return nil, err
 	}
-	v.pins = &pinned{pins: keystore.Pins{Path: pinsPath(con)}, id: v.config.Params().VolumeID, warn: func(text string) { con.warn("%s", text) }}
+	v.pins = &pinned{pins: keystore.Pins{Path: pinsPath(con)}, id: v.config.Params().VolumeID, config: v.ref.Config, warn: func(text string) { con.warn("%s", text) }}
 	if v.access, err = v.keys.access(con, v.config, len(v.config.Layers())); err != nil {
 		return nil, err
 	}
@@ -158,7 +158,7 @@ func (v *keyVolume) write(con *console, b []byte, erase bool) error {
 		return volumeError(err)
 	}
 	defer lock.Close()
-	return v.pins.writeConfig(v.ref.Config, b, erase)
+	return v.pins.writeConfig(b, erase)
 }
 
 // names returns the group that flags name, each of the two by default that of

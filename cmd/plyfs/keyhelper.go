@@ -160,11 +160,13 @@ func keyHelperCommand(con *console) *cli.Command {
 // helper is the helper's own side.
 type helper struct {
 	writing sync.Mutex // of answers
-	opening sync.Mutex // guards what follows, one validation at a time
+
+	opening sync.Mutex // one validation at a time, which may take long; guards
 	request *request   // nil before open
 	keys    [sha256.Size]byte
-	pins    *pinned // nil before open
-	config  string  // path of the volume's config
+
+	mu   sync.Mutex // guards
+	pins *pinned    // nil before open
 }
 
 // runKeyHelper answers until the daemon is gone.
@@ -239,14 +241,14 @@ func (h *helper) unlock(ctx context.Context, q *keyQuestion) (a keyAnswer) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, validateTime)
 	defer cancel()
+	before := h.newest()
 	u, err := unlock(ctx, r)
-	if err == nil {
-		h.config = r.Keys.Config
-		h.pins = &pinned{pins: keystore.Pins{Path: r.Pins}, id: u.params.VolumeID,
-			warn: func(text string) { u.warnings = append(u.warnings, text) }}
-		if err = h.pins.check(u.generations, q.Op == "open" && r.Mount.Options.AcceptOlderKeys); err == nil {
-			h.pins.raise(u.generations)
-		}
+	switch {
+	case err != nil:
+	case q.Op == "open":
+		err = h.opened(r, u)
+	default:
+		err = h.validated(before, u)
 	}
 	if err != nil {
 		if u != nil {

@@ -82,7 +82,7 @@ func mount(con *console, source, target string, o mountopt.Options, foreground b
 	if err != nil {
 		return err
 	}
-	if err := checkAsserted(config, r.Mount); err != nil {
+	if err := checkLayers(config, r.Mount.Layers); err != nil {
 		return err
 	}
 	if err := r.Keys.checkRecovery(config); err != nil {

@@ -30,9 +30,57 @@ func pinsPath(con *console) string {
 
 // pinned is a volume that this host has seen, or sees now.
 type pinned struct {
-	pins keystore.Pins
-	id   cipher.VolumeID
-	warn func(string) // what could not be done
+	pins   keystore.Pins
+	id     cipher.VolumeID
+	warn   func(string) // what could not be done
+	config string       // path
+	newest keystore.Pin // of the config, that this mount has seen
+}
+
+// opened begins to follow the volume, unless this host has seen a newer state of
+// its keys and an older one is not accepted, and mends the second copy of the
+// config.
+func (h *helper) opened(r *request, u *unlocked) error {
+	p := &pinned{pins: keystore.Pins{Path: r.Pins}, id: u.params.VolumeID, config: r.Keys.Config, newest: u.generations}
+	p.warn = func(text string) { u.warnings = append(u.warnings, text) }
+	if err := p.check(u.generations, r.Mount.Options.AcceptOlderKeys); err != nil {
+		return err
+	}
+	p.raise(u.generations)
+	if u.repair != nil && !r.Mount.Options.ReadOnly {
+		if err := keystore.WriteConfig(p.config, u.repair); err != nil {
+			p.warn(fmt.Sprintf("the copy of the config beside it stays as it is: %v", err))
+		}
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.pins = p
+	return nil
+}
+
+// newest is the state of the config that this mount has seen.
+func (h *helper) newest() (seen keystore.Pin) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.pins != nil {
+		seen = h.pins.newest
+	}
+	return seen
+}
+
+// validated refuses keys from a config that is older than the one that this
+// mount had seen before. What other mounts of copies of the volume have seen
+// does not matter to it.
+func (h *helper) validated(before keystore.Pin, u *unlocked) error {
+	if err := before.Check(u.generations); err != nil {
+		return err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.pins != nil && h.pins.newest.Check(u.generations) == nil {
+		h.pins.newest = u.generations
+	}
+	return nil
 }
 
 // check refuses a state that is older than this host has seen, unless that
@@ -75,23 +123,24 @@ func (p *pinned) warned(err error) {
 }
 
 // remember is what the helper does about the host's pins and the volume's
-// config, which the daemon may not reach.
+// config, which the daemon may not reach. No validation holds it up.
 func (h *helper) remember(q *keyQuestion) (a keyAnswer) {
-	h.opening.Lock()
-	defer h.opening.Unlock()
-	if h.pins == nil {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	p := h.pins
+	if p == nil {
 		a.Error = "no volume was opened"
 		return a
 	}
-	h.pins.warn = func(text string) { a.Warnings = append(a.Warnings, text) }
+	p.warn = func(text string) { a.Warnings = append(a.Warnings, text) }
 	var err error
 	switch q.Op {
 	case "check-pins":
-		err = h.pins.check(q.Pin, q.Accept)
+		err = p.check(q.Pin, q.Accept)
 	case "raise-pins":
-		h.pins.raise(q.Pin)
+		p.raise(q.Pin)
 	case "config":
-		err = h.pins.writeConfig(h.config, q.Config, q.Erase)
+		err = p.writeConfig(q.Config, q.Erase)
 	}
 	if err != nil {
 		a.Error, a.Hint, a.Code = err.Error(), hintOf(err), codeOf(err)
@@ -99,8 +148,8 @@ func (h *helper) remember(q *keyQuestion) (a keyAnswer) {
 	return a
 }
 
-// writeConfig replaces a volume's config, and remembers it.
-func (p *pinned) writeConfig(path string, b []byte, erase bool) error {
+// writeConfig replaces the volume's config, and remembers it.
+func (p *pinned) writeConfig(b []byte, erase bool) error {
 	c, err := keystore.ParseConfig(b)
 	if err != nil {
 		return err
@@ -109,10 +158,11 @@ func (p *pinned) writeConfig(path string, b []byte, erase bool) error {
 	if erase {
 		write = keystore.EraseConfig
 	}
-	if err := write(path, b); err != nil {
+	if err := write(p.config, b); err != nil {
 		return err
 	}
-	p.raise(c.Generations())
+	p.newest = c.Generations()
+	p.raise(p.newest)
 	return nil
 }
 

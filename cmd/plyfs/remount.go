@@ -92,7 +92,7 @@ func (m *mounting) mayRemount(_ context.Context, args json.RawMessage) (any, err
 	if err != nil {
 		return nil, err
 	}
-	if err := checkAsserted(config, mountRequest{Options: want, Layers: m.r.Mount.Layers}); err != nil {
+	if err := checkGroup(config, &want); err != nil {
 		return nil, err
 	}
 	if err := m.mayWrite(&want); err != nil {

@@ -123,8 +123,8 @@ func TestRemountRefuses(t *testing.T) {
 		"log=/nowhere":       {1, `cannot change this option: "log"`},
 		"debug":              {1, `cannot change this option: "debug"`},
 		"noallow_other":      {1, `cannot change this option: "allow_other"`},
-		"cluster=other":      {32, `of cluster "default", not "other"`},
-		"group=other":        {32, `of group "default", not "other"`},
+		"cluster=other":      {32, `of default/default, not "other"`},
+		"group=other":        {32, `of default/default, not "other"`},
 		"frob":               {1, `unknown mount option: "frob"`},
 		"passphrase=hunter2": {1, "a secret"},
 	} {

@@ -130,6 +130,7 @@ type unlocked struct {
 	warnings []string // about the config
 
 	generations keystore.Pin // of the config
+	repair      []byte       // the config, where its second copy is not equal; else nil
 }
 
 // unlock reads the volume's config, checks what the caller asserts of it, and
@@ -139,7 +140,7 @@ func unlock(ctx context.Context, r *request) (*unlocked, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := checkAsserted(config, r.Mount); err != nil {
+	if err := checkLayers(config, r.Mount.Layers); err != nil {
 		return nil, err
 	}
 	con := &console{
@@ -157,7 +158,10 @@ func unlock(ctx context.Context, r *request) (*unlocked, error) {
 		return nil, err
 	}
 	defer clearKeys(&o.Keys)
-	u := &unlocked{params: o.Params, epoch: o.Epoch, keys: o.Keys, generations: config.Generations(), warnings: config.Warnings()}
+	if err := checkGroup(config, &r.Mount.Options); err != nil {
+		return nil, err
+	}
+	u := &unlocked{params: o.Params, epoch: o.Epoch, keys: o.Keys, generations: config.Generations(), repair: config.Repair(), warnings: config.Warnings()}
 	for i, s := range []*keystore.Store{a.Data, a.Infra}[:o.Params.Layers] {
 		if o.Opened[i].Kind == keystore.KindRecovery {
 			u.notes = append(u.notes, storeNote{Layer: cipher.Layer(i + 1).String(), Protection: "recovery slot " + o.Opened[i].Name})
@@ -190,36 +194,6 @@ func readConfig(path string) (*keystore.Config, error) {
 			hint: "name the ciphertext directory that 'plyfs init' made; if its config is kept elsewhere, name that: config=FILE"}
 	}
 	return config, err
-}
-
-// checkAsserted compares what the caller says of the volume with what it says
-// of itself. What it says is authenticated later, by Unlock; a lie there is
-// found then.
-func checkAsserted(config *keystore.Config, m mountRequest) error {
-	failed := func(hint, format string, args ...any) error {
-		return &problem{err: fmt.Errorf(format, args...), code: exitAssertion, hint: hint}
-	}
-	if have := len(config.Layers()); have != m.Layers {
-		if have == 1 {
-			return failed("mount it with -o layers=1 if that is what you made; if not, plyfs.json was changed",
-				"the volume has one layer of encryption, and two are expected")
-		}
-		return failed("mount it without layers=1", "the volume has %d layers of encryption, and %d is expected", have, m.Layers)
-	}
-	for _, layer := range config.Layers() {
-		for _, slot := range config.Slots(layer) {
-			if slot.Kind == keystore.KindRecovery {
-				continue // of no group
-			}
-			if c := m.Options.Cluster; c != "" && c != slot.Names.Cluster {
-				return failed("see 'plyfs info'", "the volume is of cluster %q, not %q", slot.Names.Cluster, c)
-			}
-			if g := m.Options.Group; g != "" && g != slot.Names.Group {
-				return failed("see 'plyfs info'", "the volume is of group %q, not %q", slot.Names.Group, g)
-			}
-		}
-	}
-	return nil
 }
 
 // mounting is a mount on its way, and then live.

@@ -1,6 +1,7 @@
 #!/bin/bash
 # Proves that the package works on a bare Debian 12: installs it with apt in a
-# new chroot, mounts a volume by fstab, upgrades it meanwhile, unmounts, purges.
+# new chroot, mounts a volume by fstab, upgrades it meanwhile, unmounts, purges
+# with a volume of Docker's there.
 #
 #   integration/deb.sh [PACKAGE]           default: the newest in bin, or make deb
 #
@@ -110,10 +111,25 @@ mount /mnt/v
 [ "$(cat /mnt/v/f)" = "content
 more" ]
 umount /mnt/v
+# As the docker plugin leaves them: a volume, mounted, and one from elsewhere.
+cd /var/lib/plyfs
+mkdir -p volumes/data volumes/mnt/db volumes/adopted/v
+plyfs init volumes/data/db
+plyfs mount volumes/data/db volumes/mnt/db
+echo row >volumes/mnt/db/f
+mount --bind /srv/v volumes/adopted/v
 apt-get -qy purge plyfs >/dev/null
 [ -s /etc/plyfs/keystore/data.key ]
-rm -rf /etc/plyfs /srv/v
+[ "$(ls)" = volumes ]
+[ -s volumes/data/db/plyfs.json ]
+[ "$(cat volumes/mnt/db/f)" = row ]
+[ -s /srv/v/plyfs.json ]
+umount volumes/adopted/v
+umount volumes/mnt/db
+flock volumes/data/db/.plyfs/lock true
+cd /
+rm -rf --one-file-system /etc/plyfs /srv/v /var/lib/plyfs /run/plyfs
 left=$(find / -xdev -name "*plyfs*" -not -path "/root/*")
 [ -z "$left" ] || { echo "left behind: $left" >&2; exit 1; }
 '
-echo "==> installed, mounted, upgraded while mounted, unmounted, purged"
+echo "==> installed, mounted, upgraded while mounted, unmounted, purged but for keys and volumes"

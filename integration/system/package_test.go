@@ -106,6 +106,41 @@ func TestPurge(t *testing.T) {
 	}
 }
 
+// Volumes stay as they are: those of the docker plugin, mounted and not, and one
+// from elsewhere that is seen below its directory.
+func TestPurgeKeepsVolumes(t *testing.T) {
+	m := installed(t)
+	m.volume()
+	m.run("mount -t plyfs /srv/v /mnt/v && echo elsewhere >/mnt/v/f && umount /mnt/v")
+	m.run(`mkdir -p /srv/state /var/lib/plyfs /var/log/plyfs && mount --bind /srv/state /var/lib/plyfs
+mkdir /var/lib/plyfs/volumes
+cd /var/lib/plyfs/volumes
+mkdir -p data adopted/v mnt/db mnt/idle
+for v in db idle; do
+	plyfs init data/$v
+	plyfs mount data/$v mnt/$v
+	echo $v >mnt/$v/f
+done
+mount --bind /srv/v adopted/v
+echo '{}' >state.json
+echo line >/var/log/plyfs/mnt-v.log`)
+	sum := func() string {
+		return m.run("find /srv/v /var/lib/plyfs/volumes/data/idle -type f -exec sha256sum {} + | sort")
+	}
+	m.run("plyfs umount /var/lib/plyfs/volumes/mnt/idle && test -s /var/lib/plyfs/hosts.json")
+	before := sum()
+	wantText(t, "purge", m.run("dpkg --force-unsafe-io -P plyfs"), "/var/lib/plyfs is kept", "/etc/plyfs is kept")
+	if after := sum(); after != before {
+		t.Errorf("volumes were\n%s\nand are\n%s", before, after)
+	}
+	if left := m.run("ls -d /var/log/plyfs /var/lib/plyfs/hosts.json* 2>/dev/null || true"); left != "" {
+		t.Errorf("left after the purge:\n%s", left)
+	}
+	m.run(`cd /var/lib/plyfs/volumes
+test "$(cat mnt/db/f)" = db && test -s data/db/plyfs.json && test -s state.json
+echo more >>mnt/db/f && umount mnt/db && flock data/db/.plyfs/lock true`)
+}
+
 // The package in itself.
 func TestPackage(t *testing.T) {
 	version := field(t, env.deb, "Version")

@@ -25,6 +25,7 @@ func TestUnitsVerify(t *testing.T) {
 		}
 	}
 	verify(`plyfs@var-lib-mysql.service 'plyfs@srv-with\x20blank.service'`)
+	verify("plyfs-docker.service")
 	for _, example := range []string{"mariadb-service.conf", "mariadb-fstab.conf"} {
 		drop("mariadb.service", example)
 		verify("mariadb.service")
@@ -35,6 +36,18 @@ func TestUnitsVerify(t *testing.T) {
 	m.write("/etc/systemd/system/plyfs@.service.d/x.conf", "[Service]\nExecStart=\nExecStart=/nowhere\n", 0o644)
 	if code, out := m.try("systemd-analyze verify plyfs@a.service"); code == 0 || out == "" {
 		t.Errorf("a program that is not there passes: %s", out)
+	}
+}
+
+// What is not there yet, such as a key service, is waited for without end: systemd
+// gives a unit up that failed five times in ten seconds, unless told otherwise.
+func TestUnitsAreNotGivenUp(t *testing.T) {
+	m := installed(t)
+	for _, name := range []string{"plyfs@.service", "plyfs-docker.service"} {
+		_, text, _ := strings.Cut(m.read("/lib/systemd/system/"+name), "\n[Unit]\n")
+		unit, service, _ := strings.Cut(text, "\n[Service]\n")
+		wantText(t, name, "\n"+unit+"\n", "\nStartLimitIntervalSec=0\n")
+		wantText(t, name, "\n"+service, "\nRestart=", "\nRestartSec=5s\n")
 	}
 }
 
@@ -116,6 +129,7 @@ func TestService(t *testing.T) {
 		}
 		m.wantMounted("/mnt/v", "/srv/v", "noatime", "nosuid")
 		m.run("echo x >/mnt/v/f")
+		wantText(t, "status", m.run("plyfs status /mnt/v"), "memory locked")
 		m.vars = []string{"MAINPID=" + itoa(service.Process.Pid)}
 		m.run(setting("ExecReload") + "; " + stop)
 		if got := heard(); !strings.HasPrefix(got, "STOPPING=1\n") {
@@ -148,8 +162,11 @@ func (m *machine) unit(t *testing.T, name, instance, path string) func(setting s
 	}
 }
 
-// service prepares to run a unit's command with its variables. What its file
+// service prepares to run a unit's command with its variables and no capability
+// more than it has; the limit of locked memory is below systemd's. What its file
 // of variables holds means the same to a shell.
 func (m *machine) service(setting func(string) string) *exec.Cmd {
-	return m.sh(setting("Environment") + "; . " + setting("EnvironmentFile") + "; exec " + setting("ExecStart"))
+	capabilities := strings.NewReplacer(" ", ",", "cap_", "+").Replace(strings.ToLower(setting("CapabilityBoundingSet")))
+	return m.sh("ulimit -l 64; " + setting("Environment") + "; . " + setting("EnvironmentFile") +
+		"; exec setpriv --no-new-privs --bounding-set=-all," + capabilities + " " + setting("ExecStart"))
 }

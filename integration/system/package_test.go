@@ -97,6 +97,40 @@ func TestReproducibleAndUpgrade(t *testing.T) {
 	}
 }
 
+// The docker plugin runs the new program after an upgrade; a removal leaves no unit
+// enabled, and stops no volume. systemctl(1) is told what it would be told.
+func TestPackageAndItsServices(t *testing.T) {
+	m := newMachine(t)
+	m.write("/usr/local/sbin/systemctl", "#!/bin/sh\necho \"systemctl $*\" >>/srv/told\nexport SYSTEMD_OFFLINE=1\nexec /usr/bin/systemctl \"$@\"\n", 0o755)
+	m.run("mkdir -p /run/systemd/system && rm -f /var/lib/man-db/auto-update /usr/sbin/policy-rc.d")
+	told := func(what func()) string {
+		t.Helper()
+		m.write("/srv/told", "", 0o644)
+		what()
+		return m.read("/srv/told")
+	}
+	const restart, reload = "systemctl try-restart plyfs-docker.service\n", "systemctl --system daemon-reload\n"
+	install := func() { m.install(env.deb) }
+	if got := told(install); got != reload {
+		t.Errorf("a first installation tells\n%s", got)
+	}
+	if got := told(install); got != reload+restart {
+		t.Errorf("an upgrade tells\n%s", got)
+	}
+	m.run(`SYSTEMD_OFFLINE=1 systemctl enable plyfs-docker plyfs@mnt-v 'plyfs@srv-with\x20blank'`)
+	const links = "find /etc/systemd -name '*plyfs*'"
+	if n := strings.Count(m.run(links), "\n"); n != 4 {
+		t.Fatalf("%d links enable the units:\n%s", n, m.run(links))
+	}
+	got := told(func() { m.run("dpkg --force-unsafe-io -r plyfs") })
+	if want := "systemctl --system disable --now plyfs-docker.service\nsystemctl --system disable plyfs@.service\n" + reload; got != want {
+		t.Errorf("a removal tells\n%s", got)
+	}
+	if left := m.run(links); left != "" {
+		t.Errorf("left enabled:\n%s", left)
+	}
+}
+
 // Without keys nothing stays at all.
 func TestPurge(t *testing.T) {
 	m := installed(t)

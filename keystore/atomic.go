@@ -15,6 +15,9 @@ import (
 // lockTimeout is how long a change waits for another process's change of the same file.
 const lockTimeout = 10 * time.Second
 
+// tempInfix stands in the names of temporary files between that of the file and a random part.
+const tempInfix = ".tmp-"
+
 // folder is an open directory. Files are made and replaced in it by name, through its descriptor, so that nobody who
 // renames its parents or plants symbolic links can lead a write elsewhere.
 type folder struct {
@@ -107,6 +110,11 @@ func linkUnsupported(err error) bool {
 // replace puts a file in the place of name, atomically and durably, with the owner and mode of the one that was
 // there. The caller holds the lock.
 func (d *folder) replace(name string, b []byte) error {
+	return d.replaceAfter(name, b, func() error { return nil })
+}
+
+// replaceAfter is replace, which calls before once the new file is whole and durable under a temporary name.
+func (d *folder) replaceAfter(name string, b []byte, before func() error) error {
 	var old *unix.Stat_t
 	var st unix.Stat_t
 	if err := unix.Fstatat(d.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err == nil && st.Mode&unix.S_IFMT == unix.S_IFREG {
@@ -114,6 +122,10 @@ func (d *folder) replace(name string, b []byte) error {
 	}
 	temp, err := d.writeTemp(name, b, old)
 	if err != nil {
+		return err
+	}
+	if err := before(); err != nil {
+		unix.Unlinkat(d.fd, temp, 0)
 		return err
 	}
 	if err := unix.Renameat(d.fd, temp, d.fd, name); err != nil {
@@ -125,11 +137,10 @@ func (d *folder) replace(name string, b []byte) error {
 
 // writeTemp writes and syncs a file with a name of its own beside name, and returns that name.
 func (d *folder) writeTemp(name string, b []byte, like *unix.Stat_t) (string, error) {
-	random, err := randomSecret(randomOr(nil))
+	temp, err := tempName(name)
 	if err != nil {
 		return "", err
 	}
-	temp := fmt.Sprintf("%s.tmp-%x", name, random.b[:6])
 	fd, err := unix.Openat(d.fd, temp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return "", d.error("create", temp, err)
@@ -150,6 +161,15 @@ func (d *folder) writeTemp(name string, b []byte, like *unix.Stat_t) (string, er
 		return "", err
 	}
 	return temp, nil
+}
+
+// tempName is a new name for a temporary file beside name.
+func tempName(name string) (string, error) {
+	random, err := randomSecret(randomOr(nil))
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%s%s%x", name, tempInfix, random.b[:6]), nil
 }
 
 // copyOwner gives f the owner and mode of what it replaces. A caller who may not give files away keeps its own.

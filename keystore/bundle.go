@@ -2,16 +2,12 @@ package keystore
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/plyfs/plyfs/cipher"
-	"golang.org/x/sys/unix"
 )
 
 // A host bundle is a key store that holds group keys and no root: what a host of one machine group needs, and nothing
@@ -180,7 +176,7 @@ func (s *Store) Import(bundle *Store, add bool) error {
 	if bundle.Layer() != s.Layer() {
 		return &fault{what: fmt.Sprintf("%s is a bundle of the %s layer, %s a store of the %s layer", bundle.path, bundle.Layer(), s.path, s.Layer()), kind: ErrWrongKey}
 	}
-	return s.update(func(c *content) error {
+	return s.update(false, func(c *content) error {
 		if !c.isHost() {
 			return &fault{what: "this key store holds the roots of a fleet", kind: ErrExists,
 				hint: "Name another place for the host's keys: --keystore DIR."}
@@ -262,10 +258,10 @@ func namesText(names []Names) string {
 	return strings.Join(all, ", ")
 }
 
-// DropGroup destroys a group's keys in a host's store that holds those of others too: ErrWrongGroup, and ErrUsage for
-// the last one, whose store is destroyed whole, and for a fleet's store.
+// DropGroup destroys a group's keys in a host's store that holds those of others too, and overwrites the file that had
+// them: ErrWrongGroup, and ErrUsage for the last one, whose store is destroyed whole, and for a fleet's store.
 func (s *Store) DropGroup(n Names) error {
-	return s.update(func(c *content) error {
+	return s.update(true, func(c *content) error {
 		if !c.isHost() {
 			return s.errHostless()
 		}
@@ -288,63 +284,4 @@ func (s *Store) errHostless() error {
 func (c *content) unknownHostGroup(n Names) error {
 	return &fault{what: "group " + n.String(), kind: ErrWrongGroup,
 		hint: "This host's store holds the keys of " + namesText(c.hostNames()) + " alone. Import a bundle of the right group, or name it."}
-}
-
-// Destroy overwrites and removes the files of a host's key store: its key file, which makes the rest unreadable, and
-// then the store. The Store answers cipher.ErrWiped from then on. A fleet's store is refused: ErrUsage. Copies,
-// snapshots, and what flash or a copying filesystem keeps of the old blocks, are not reached.
-func (s *Store) Destroy(open Opener) error {
-	if !s.IsHost() {
-		return s.errHostless()
-	}
-	files := []string{s.path}
-	if s.Info().Protection == ByKeyFile {
-		files = []string{open.keyFile(s.path), s.path}
-	}
-	s.Wipe()
-	var errs []error
-	for _, path := range files {
-		errs = append(errs, overwriteAndRemove(path))
-	}
-	return errors.Join(errs...)
-}
-
-// overwriteAndRemove zeroes a file in place, syncs, removes it and syncs the directory. One that is not there is fine.
-func overwriteAndRemove(path string) error {
-	d, err := openFolder(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	defer d.close()
-	name := filepath.Base(path)
-	overwritten := d.overwrite(name)
-	if errors.Is(overwritten, os.ErrNotExist) {
-		return nil
-	}
-	err = d.error("remove", name, unix.Unlinkat(d.fd, name, 0))
-	return errors.Join(overwritten, err, d.sync())
-}
-
-// overwrite zeroes a regular file in place and syncs it.
-func (d *folder) overwrite(name string) error {
-	fd, err := unix.Openat(d.fd, name, unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return d.error("open", name, err)
-	}
-	f := os.NewFile(uintptr(fd), filepath.Join(d.path, name))
-	defer f.Close()
-	return zeroFile(f)
-}
-
-// zeroFile overwrites an open regular file, at most as long as a key store may be, with zeros, and syncs it.
-func zeroFile(f *os.File) error {
-	st, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	if !st.Mode().IsRegular() || st.Size() > storeMaxSize {
-		return nil
-	}
-	_, err = f.WriteAt(make([]byte, st.Size()), 0)
-	return errors.Join(err, f.Sync())
 }

@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -100,7 +98,8 @@ func (f *volumeFile) generations() uint64 {
 func WriteConfig(path string, b []byte) error { return writeConfig(path, b, false, lockTimeout) }
 
 // EraseConfig is WriteConfig, and overwrites the files that are replaced, and what changes that crashed may have left
-// beside them, with zeros. It reaches no copy, no snapshot, and nothing that flash or a copying filesystem keeps.
+// beside them, with zeros. It reaches no copy, no snapshot, no file that has another hard link, and nothing that flash
+// or a copying filesystem keeps. Repeated it finishes what was interrupted.
 func EraseConfig(path string, b []byte) error { return writeConfig(path, b, true, lockTimeout) }
 
 // DestroyConfig overwrites a volume's config, its copy, and what changes that crashed may have left beside them, with zeros
@@ -126,7 +125,7 @@ func DestroyConfig(path string) error {
 			return err
 		}
 		if there {
-			if err := errors.Join(d.overwrite(n), d.error("remove", n, unix.Unlinkat(d.fd, n, 0))); err != nil {
+			if err := d.erase(n); err != nil {
 				return err
 			}
 		}
@@ -191,40 +190,6 @@ func replaceConfig(d *folder, name string, f *volumeFile, erase bool, timeout ti
 		return err
 	}
 	return d.zeroLeftovers(name+".tmp-", name+backupSuffix+".tmp-")
-}
-
-// replaceAndZero replaces a file, and zeroes the one that was there once the new one is durable.
-func (d *folder) replaceAndZero(name string, b []byte) error {
-	fd, err := unix.Openat(d.fd, name, unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if errors.Is(err, unix.ENOENT) {
-		return d.replace(name, b)
-	}
-	if err != nil {
-		return d.error("open", name, err)
-	}
-	old := os.NewFile(uintptr(fd), filepath.Join(d.path, name))
-	defer old.Close()
-	if err := d.replace(name, b); err != nil {
-		return err
-	}
-	return zeroFile(old)
-}
-
-// zeroLeftovers overwrites and removes temporary files of changes that crashed. The caller holds the lock.
-func (d *folder) zeroLeftovers(prefixes ...string) error {
-	entries, err := os.ReadDir(d.path)
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		for _, p := range prefixes {
-			if !strings.HasPrefix(e.Name(), p) {
-				continue
-			}
-			err = errors.Join(err, d.overwrite(e.Name()), d.error("remove", e.Name(), unix.Unlinkat(d.fd, e.Name(), 0)))
-		}
-	}
-	return errors.Join(err, d.sync())
 }
 
 // allows reports whether next may take the place of f.

@@ -180,25 +180,26 @@ func TestEraseConfig(t *testing.T) {
 	if err := WriteConfig(path, b); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{ConfigName, ConfigName + backupSuffix} {
-		if err := os.Link(filepath.Join(dir, name), filepath.Join(dir, "old-"+name)); err != nil {
-			t.Fatal(err)
-		}
-	}
 	for _, name := range []string{".tmp-1", ".bak.tmp-2"} {
 		writeFile(t, path+name, b)
 	}
+	// What only has the name of a leftover stays as it is, under its other name.
+	foreign := filepath.Join(t.TempDir(), "foreign")
+	writeFile(t, foreign, []byte("precious"))
+	if err := errors.Join(os.Link(foreign, path+".tmp-3"), os.Symlink(foreign, path+".bak.tmp-4")); err != nil {
+		t.Fatal(err)
+	}
+	overwritten := watchFiles(t, path, path+backupSuffix, path+".tmp-1", path+".bak.tmp-2")
 	erased := mustEdit(t, b, a, func(e *Editor) error { return e.Erase(cipher.LayerInfra) })
 	if err := EraseConfig(path, erased); err != nil {
 		t.Fatal(err)
 	}
 	bothFiles(t, dir, erased)
-	for _, name := range []string{ConfigName, ConfigName + backupSuffix} {
-		if old := readFile(t, filepath.Join(dir, "old-"+name)); len(old) != len(b) || !allZero(old) {
-			t.Errorf("%s was not overwritten", name)
-		}
+	overwritten()
+	if got := readFile(t, foreign); string(got) != "precious" {
+		t.Errorf("the foreign file holds %q", got)
 	}
-	onlyFiles(t, dir, "old-"+ConfigName, "old-"+ConfigName+backupSuffix, ConfigName, ConfigName+backupSuffix, ConfigName+".lock")
+	onlyFiles(t, dir, ConfigName, ConfigName+backupSuffix, ConfigName+".lock")
 	check(t, "the old one again", WriteConfig(path, b), ErrStale)
 }
 

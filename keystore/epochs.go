@@ -238,18 +238,23 @@ func (s *Store) Retire(scope Names, epoch uint32) error {
 	return s.updateFleet("retire a key", func(c *content) error { return c.retireScope(scope, epoch) })
 }
 
-// DestroyRoot takes a root epoch, which must not be the newest, out of the store: ErrUsage, ErrRetired when it is gone
-// already. Copies of the store keep it.
+// DestroyRoot takes a root epoch, which must not be the newest, out of the store, and overwrites the file that had it:
+// ErrUsage, ErrRetired when it is gone already. Copies of the store keep it.
 func (s *Store) DestroyRoot(epoch uint32) error {
-	return s.updateFleet("destroy a root", func(c *content) error { return c.destroyRoot(epoch) })
+	return s.update(true, s.fleetOnly("destroy a root", func(c *content) error { return c.destroyRoot(epoch) }))
 }
 
 // updateFleet is update for a store of roots.
 func (s *Store) updateFleet(what string, change func(*content) error) error {
-	return s.update(func(c *content) error {
+	return s.update(false, s.fleetOnly(what, change))
+}
+
+// fleetOnly refuses a change for a host's store.
+func (s *Store) fleetOnly(what string, change func(*content) error) func(*content) error {
+	return func(c *content) error {
 		if c.isHost() {
 			return s.errHost(what)
 		}
 		return change(c)
-	})
+	}
 }

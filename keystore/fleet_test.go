@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"testing"
 
@@ -315,34 +314,6 @@ func TestImport(t *testing.T) {
 		"export":        func() error { return host.Export(groupB, filepath.Join(t.TempDir(), "x"), Opener{}) },
 	} {
 		check(t, what+" on a host", change(), ErrUsage)
-	}
-}
-
-func TestDestroyHostStore(t *testing.T) {
-	fleet := newFleet(t)
-	check(t, "a fleet's store", fleet[0].Destroy(Opener{}), ErrUsage)
-	host := newHost(t, fleet, groupA)[0]
-	store, key := host.Path(), DefaultKeyFile(host.Path())
-	link := store + ".link" // sees what becomes of the bytes
-	if err := errors.Join(os.Link(store, link), os.Link(key, key+".link")); err != nil {
-		t.Fatal(err)
-	}
-	if err := host.Destroy(Opener{}); err != nil {
-		t.Fatal(err)
-	}
-	for _, path := range []string{store, key} {
-		if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
-			t.Errorf("%s is still there", path)
-		}
-	}
-	for _, path := range []string{link, key + ".link"} {
-		if b := readFile(t, path); len(b) == 0 || !allZero(b) {
-			t.Errorf("%s was not overwritten", path)
-		}
-	}
-	_, err := host.GroupKey(groupA)
-	if !errors.Is(err, cipher.ErrWiped) {
-		t.Errorf("afterwards: %v", err)
 	}
 }
 

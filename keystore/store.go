@@ -378,8 +378,8 @@ func (s *Store) AddGroup(n Names) error {
 }
 
 // update changes the store on disk: under the lock it reads what is there now, so that no other process's change is
-// lost, applies change, and replaces the file. s follows only when all of that succeeded.
-func (s *Store) update(change func(*content) error) error {
+// lost, applies change, and replaces the file, which erase overwrites. s follows only when all of that succeeded.
+func (s *Store) update(erase bool, change func(*content) error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.content == nil {
@@ -399,6 +399,14 @@ func (s *Store) update(change func(*content) error) error {
 		return err
 	}
 	defer unlock()
+	replace := d.replace
+	if erase {
+		replace = d.replaceErasing
+		// One that was interrupted may have left what it replaced, and its repeat may find nothing to change.
+		if err := d.zeroLeftovers(filepath.Base(path) + tempInfix); err != nil {
+			return err
+		}
+	}
 	b, h, err := readStore(path)
 	if err != nil {
 		return err
@@ -410,15 +418,16 @@ func (s *Store) update(change func(*content) error) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	if err := s.replace(d, filepath.Base(path), h, c, change); err != nil {
+	put := func(b []byte) error { return replace(filepath.Base(path), b) }
+	if err := s.replace(h, c, change, put); err != nil {
 		c.wipe()
 		return err
 	}
 	return nil
 }
 
-// replace applies a change to the content c of the file on disk, writes it and takes it over.
-func (s *Store) replace(d *folder, name string, h *storeHeader, c *content, change func(*content) error) error {
+// replace applies a change to the content c of the file on disk, has put write it, and takes it over.
+func (s *Store) replace(h *storeHeader, c *content, change func(*content) error, put func([]byte) error) error {
 	if err := change(c); err != nil {
 		return fmt.Errorf("%s: %w", s.path, err)
 	}
@@ -427,7 +436,7 @@ func (s *Store) replace(d *folder, name string, h *storeHeader, c *content, chan
 	if err != nil {
 		return err
 	}
-	if err := d.replace(name, b); err != nil {
+	if err := put(b); err != nil {
 		return err
 	}
 	s.content.wipe()

@@ -298,19 +298,28 @@ func missingStore(err error, refs storeRefs) error {
 	if dir := filepath.Dir(refs.Data.Path); !refs.IsDefault && dir == filepath.Dir(refs.Infra.Path) {
 		hint = "make both with 'plyfs keystore init --keystore " + dir + "'"
 	}
-	var there []string
-	for _, s := range []storeRef{refs.Data, refs.Infra} {
-		if ok, _ := exists(s.Path); ok {
-			there = append(there, s.Path)
-		}
-	}
-	switch len(there) {
-	case 1:
-		hint = there[0] + " is there, so the other one was lost or moved: bring it back"
-	case 2:
+	hasData, _ := exists(refs.Data.Path)
+	hasInfra, _ := exists(refs.Infra.Path)
+	switch {
+	case hasData && hasInfra:
 		return err
+	case hasData:
+		hint = oneStore(refs.Data, refs.Infra)
+	case hasInfra:
+		hint = oneStore(refs.Infra, refs.Data)
 	}
 	return &problem{err: err, code: exitNotVolume, hint: hint}
+}
+
+// oneStore is the hint where one store is there and the other one is not.
+func oneStore(is, isNot storeRef) string {
+	there := []string{is.Path}
+	for _, s := range []storeRef{is, isNot} {
+		if ok, _ := exists(s.keyFile()); ok {
+			there = append(there, s.keyFile())
+		}
+	}
+	return is.Path + " is there, so the other one was lost or moved: bring it back. " + interruptedInit(there, []string{isNot.Path})
 }
 
 // checkNames refuses a cluster or group that a store does not hold. A nil

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -63,16 +64,8 @@ func makeStores(con *console, refs storeRefs, names keystore.Names) error {
 	if err := names.Validate(); err != nil {
 		return err
 	}
-	for _, s := range []storeRef{refs.Data, refs.Infra} {
-		for _, path := range s.files() {
-			switch there, err := exists(path); {
-			case err != nil:
-				return err
-			case there:
-				return &problem{err: fmt.Errorf("%s: %w", path, keystore.ErrExists), code: exitExists,
-					hint: "a lost key store is lost data: nothing is overwritten; name another place with --keystore DIR"}
-			}
-		}
+	if err := checkNoStores(refs); err != nil {
+		return err
 	}
 	if err := refs.Data.create(con, names); err != nil {
 		return err
@@ -92,6 +85,39 @@ func makeStores(con *console, refs storeRefs, names keystore.Names) error {
 		}
 	}
 	return nil
+}
+
+// checkNoStores refuses key stores that are there, or a part of them.
+func checkNoStores(refs storeRefs) error {
+	var there, missing []string
+	for _, s := range []storeRef{refs.Data, refs.Infra} {
+		for _, path := range s.files() {
+			ok, err := exists(path)
+			if err != nil {
+				return err
+			}
+			if ok {
+				there = append(there, path)
+			} else {
+				missing = append(missing, path)
+			}
+		}
+	}
+	if len(there) == 0 {
+		return nil
+	}
+	hint := "a lost key store is lost data: nothing is overwritten; name another place with --keystore DIR"
+	if len(missing) > 0 {
+		hint += ". " + interruptedInit(there, missing)
+	}
+	return &problem{err: fmt.Errorf("%s: %w", there[0], keystore.ErrExists), code: exitExists, hint: hint}
+}
+
+// interruptedInit says how to go on after an init that was interrupted between
+// making the files of two key stores. Whether one was cannot be told from a loss.
+func interruptedInit(there, missing []string) string {
+	return fmt.Sprintf("If an init was interrupted here before it made %s, no volume was made with what it left: remove %s and repeat the command",
+		strings.Join(missing, " and "), strings.Join(there, " and "))
 }
 
 // isByPassphrase reports whether a store that is to be made asks for one.

@@ -37,6 +37,43 @@ func TestKeystoreInit(t *testing.T) {
 	}
 }
 
+// TestInterruptedKeystoreInit follows the hint for what an init leaves that was cut short, at each step.
+func TestInterruptedKeystoreInit(t *testing.T) {
+	names := []string{"data.key", "data.store", "infra.key", "infra.store"} // in the order in which they are made
+	for made := 1; made < len(names); made++ {
+		b := newBench(t)
+		b.run(exitOK, "keystore", "init")
+		for _, name := range names[made:] {
+			if err := os.Remove(filepath.Join(b.keys, name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r := b.run(exitExists, "keystore", "init")
+		_, hint, _ := strings.Cut(r.stderr, "If an init was interrupted here before it made ")
+		missing, remove, _ := strings.Cut(hint, ", no volume was made with what it left: remove ")
+		for i, name := range names {
+			path := filepath.Join(b.keys, name)
+			if i < made != strings.Contains(remove, path) || i < made == strings.Contains(missing, path) {
+				t.Errorf("%d files made: the hint is %q", made, hint)
+			}
+		}
+		if r := b.as("plyfs", "init", b.cipher); r.code == int(exitOK) || !strings.Contains(r.stderr, "If an init was interrupted here") {
+			t.Errorf("%d files made: init: %s", made, r)
+		}
+		for _, name := range names[:made] {
+			if err := os.Remove(filepath.Join(b.keys, name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		b.run(exitOK, "keystore", "init")
+	}
+	b := newBench(t)
+	b.run(exitOK, "keystore", "init")
+	if r := b.run(exitExists, "keystore", "init"); strings.Contains(r.stderr, "interrupted") {
+		t.Errorf("whole stores: %s", r.stderr)
+	}
+}
+
 // With one file of the four in the way, none of the others is made.
 func TestKeystoreInitIsAllOrNothing(t *testing.T) {
 	for _, name := range []string{"data.key", "infra.store"} {

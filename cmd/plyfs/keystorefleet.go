@@ -388,12 +388,19 @@ func destroyCommand(con *console) *cli.Command {
 
 // destroy destroys what the flags say in a store: a root epoch where root is not 0.
 func destroy(con *console, c *cli.Context, ref storeRef, root uint32) error {
+	n := namesOf(c)
+	if root == 0 && n == (keystore.Names{}) {
+		if half, err := keystore.HalfDestroyed(ref.Path); err != nil {
+			return err
+		} else if half {
+			return finishDestroy(con, c, ref)
+		}
+	}
 	s, err := ref.open(con)
 	if err != nil {
 		return err
 	}
 	defer s.Wipe()
-	n := namesOf(c)
 	switch {
 	case root != 0 && n != (keystore.Names{}):
 		return usageError("a root epoch of a fleet's store, or a group of a host's", "both --root-epoch and --cluster or --group")
@@ -425,7 +432,22 @@ func destroy(con *console, c *cli.Context, ref storeRef, root uint32) error {
 		}
 		con.note("overwrote and removed %s", strings.Join(ref.present(s.Info().Protection), " and "))
 	}
-	con.note("copies, backups and snapshots of the store keep what was destroyed here; so may flash and a copying filesystem")
+	con.note(destroyedHere)
+	return nil
+}
+
+const destroyedHere = "copies, backups and snapshots of the store keep what was destroyed here; so may flash and a copying filesystem"
+
+// finishDestroy goes on with a command that was interrupted.
+func finishDestroy(con *console, c *cli.Context, ref storeRef) error {
+	if err := con.confirm(c, "what an interrupted command left of %s, all of the %s layer's keys on this host", ref.Path, ref.Layer); err != nil {
+		return err
+	}
+	if err := keystore.FinishDestroy(ref.Path, ref.Layer, ref.opener(con)); err != nil {
+		return err
+	}
+	con.note("overwrote and removed what an interrupted command had left of %s", ref.Path)
+	con.note(destroyedHere)
 	return nil
 }
 

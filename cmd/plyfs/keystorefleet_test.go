@@ -2,6 +2,8 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -202,6 +204,34 @@ func TestImportKeepsUp(t *testing.T) {
 		if _, err := os.Stat(filepath.Join(host, name)); err == nil {
 			t.Errorf("%s is still there", name)
 		}
+	}
+}
+
+// TestDestroyGoesOn repeats a keystore destroy that was cut short, at each step.
+func TestDestroyGoesOn(t *testing.T) {
+	b := newBench(t)
+	b.fleet()
+	for step, cut := range []func(store, key string) error{
+		func(_, _ string) error { return nil },
+		func(_, key string) error { return os.WriteFile(key, make([]byte, 90), 0o600) },
+		func(_, key string) error { return os.Remove(key) },
+		func(store, key string) error {
+			return errors.Join(os.Remove(key), os.WriteFile(store+".destroyed", make([]byte, 300), 0o600))
+		},
+	} {
+		host := b.host(fmt.Sprintf("host%d", step), "prod", "db-1")
+		store, key := filepath.Join(host, "infra.store"), filepath.Join(host, "infra.key")
+		if err := errors.Join(os.Rename(store, store+".destroyed"), cut(store, key)); err != nil {
+			t.Fatal(err)
+		}
+		destroy := []string{"keystore", "destroy", "--keystore", host, "--layer", "infra"}
+		wantText(t, "no terminal", b.run(exitUsage, destroy...).stderr, "--yes")
+		wantText(t, "destroy", b.run(exitOK, append(destroy, "--yes")...).stderr, "what an interrupted command had left")
+		left, err := filepath.Glob(filepath.Join(host, "infra.*"))
+		if err != nil || len(left) > 0 {
+			t.Errorf("step %d: left: %v", step, left)
+		}
+		b.run(exitNotVolume, append(destroy, "--yes")...)
 	}
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/urfave/cli/v2"
@@ -118,7 +119,16 @@ func keyRemoveCommand(con *console) *cli.Command {
 			if !c.IsSet("slot") {
 				return usageError("--slot N, as 'plyfs key ls' shows it", "--slot is missing")
 			}
-			return editKeys(con, c, func(k *keyEdit) error { return k.remove(con, c, layer) })
+			v, err := volumeForKeys(con, c, true)
+			if err != nil {
+				return err
+			}
+			defer v.close()
+			err = v.edit(con, c, func(k *keyEdit) error { return k.remove(con, c, layer) })
+			if errors.Is(err, keystore.ErrRetired) && c.Bool("destroy") && v.erased(layer) {
+				return v.finishErase(con, c, layer)
+			}
+			return err
 		},
 	}
 }
@@ -168,7 +178,7 @@ func keyTestCommand(con *console) *cli.Command {
 			"a layer that does not open, as a mount would.",
 		Flags: append([]cli.Flag{jsonFlag()}, keyringFlags()...),
 		Action: func(c *cli.Context) error {
-			v, err := volumeForKeys(con, c)
+			v, err := volumeForKeys(con, c, false)
 			if err != nil {
 				return err
 			}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -278,10 +279,11 @@ func TestRemoveAndErase(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	link := filepath.Join(b.dir, "old.json")
-	if err := os.Link(filepath.Join(b.cipher, "plyfs.json"), link); err != nil {
+	opened, err := os.Open(filepath.Join(b.cipher, "plyfs.json"))
+	if err != nil {
 		t.Fatal(err)
 	}
+	defer opened.Close()
 	b.file("cipher/plyfs.json.tmp-0123", string(old)) // of a change that crashed
 	wantText(t, "no terminal", rm(exitUsage, "--slot", "1", "--destroy").stderr, "--yes")
 	r := rm(exitOK, "--slot", "1", "--destroy", "--yes")
@@ -290,12 +292,86 @@ func TestRemoveAndErase(t *testing.T) {
 	b.run(exitRetired, "mount", b.cipher, b.mnt)
 	b.run(exitRetired, "key", "rotate", b.cipher)
 	wantText(t, "info", b.run(exitOK, "info", b.cipher).stdout, "erased")
-	if text, _ := os.ReadFile(link); strings.Trim(string(text), "\x00") != "" {
+	if text, err := io.ReadAll(opened); err != nil || len(text) == 0 || strings.Trim(string(text), "\x00") != "" {
 		t.Error("the old config was not overwritten")
 	}
 	if _, err := os.Stat(filepath.Join(b.cipher, "plyfs.json.tmp-0123")); err == nil {
 		t.Error("a temporary file is left")
 	}
+}
+
+// TestKeysOfALiveMount: its daemon writes its own config, so that another one that is named is refused.
+func TestKeysOfALiveMount(t *testing.T) {
+	needMounts(t)
+	b := newBench(t)
+	b.volume()
+	text, err := os.ReadFile(filepath.Join(b.cipher, "plyfs.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	copied := b.file("copy.json", string(text))
+	b.mount()
+	rotate := func(want exitCode, volume, config string) result {
+		return b.run(want, "key", "rotate", "--config", config, volume)
+	}
+	for _, volume := range []string{b.mnt, b.cipher} {
+		wantText(t, "the copy", rotate(exitUsage, volume, copied).stderr, "is mounted with the config "+filepath.Join(b.cipher, "plyfs.json"), "leave out --config")
+		b.run(exitUsage, "key", "rm", "--layer", "data", "--slot", "1", "--destroy", "--yes", "--config", copied, volume)
+	}
+	b.run(exitOK, "key", "test", "--config", copied, b.mnt)
+	if err := os.Symlink(b.cipher, filepath.Join(b.dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	rotate(exitOK, b.mnt, filepath.Join(b.dir, "link", "plyfs.json")) // the mount's own, by another name
+	b.run(exitOK, "umount", b.mnt)
+	os.RemoveAll(filepath.Join(b.dir, "state")) // the copy is older than the volume by now
+	rotate(exitOK, b.cipher, copied)
+	if now, err := os.ReadFile(copied); err != nil || string(now) == string(text) {
+		t.Error("the copy was not changed", err)
+	}
+}
+
+// TestEraseGoesOn repeats a key rm --destroy that was cut short, at each step.
+func TestEraseGoesOn(t *testing.T) {
+	b := newBench(t)
+	b.volume()
+	config := filepath.Join(b.cipher, "plyfs.json")
+	old, err := os.ReadFile(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	destroy := []string{"key", "rm", "--layer", "infra", "--slot", "1", "--destroy", "--yes", b.cipher}
+	b.run(exitOK, destroy...)
+	next, err := os.ReadFile(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	zeros := strings.Repeat("\x00", len(old))
+	for step, files := range []map[string]string{
+		{"plyfs.json": string(old), "plyfs.json.bak": zeros, "plyfs.json.bak.tmp-1": string(next)},
+		{"plyfs.json": string(old), "plyfs.json.bak": string(next)},
+		{"plyfs.json": zeros, "plyfs.json.bak": string(next), "plyfs.json.tmp-1": string(next)},
+		{"plyfs.json": string(next), "plyfs.json.bak": string(next), "plyfs.json.tmp-1": string(old)},
+		{"plyfs.json": string(next), "plyfs.json.bak": string(next)},
+	} {
+		os.RemoveAll(filepath.Join(b.dir, "state")) // it has seen the end, which in these steps was not reached
+		for name, text := range files {
+			b.file("cipher/"+name, text)
+		}
+		wantText(t, "key rm", b.run(exitOK, destroy...).stderr, "erased the volume")
+		for _, path := range []string{config, config + ".bak"} {
+			if text, err := os.ReadFile(path); err != nil || string(text) != string(next) {
+				t.Errorf("step %d: %s is not what was to be written", step, path)
+			}
+		}
+		if left, err := filepath.Glob(config + "*.tmp-*"); err != nil || len(left) > 0 {
+			t.Errorf("step %d: left: %v", step, left)
+		}
+	}
+	b.run(exitRetired, "key", "rm", "--layer", "infra", "--slot", "1", "--yes", b.cipher)
+	b.run(exitRetired, "key", "rm", "--layer", "data", "--slot", "1", "--destroy", "--yes", b.cipher)
+	b.run(exitUsage, destroy[:7]...)
+	wantText(t, "no terminal", b.run(exitUsage, append(destroy[:7:7], b.cipher)...).stderr, "--yes")
 }
 
 // TestCrashInAChangeOfKeys leaves what a change that was cut short leaves, at each step.

@@ -33,10 +33,10 @@ type keyVolume struct {
 	pins   *pinned
 }
 
-// volumeForKeys opens the stores for the volume that a key command was given. The
-// number of layers is the config's own: a mount states it, and nothing that is
-// written here makes it take another.
-func volumeForKeys(con *console, c *cli.Context) (*keyVolume, error) {
+// volumeForKeys opens the stores for the volume that a key command was given, to
+// write its config if writes is true. The number of layers is the config's own: a
+// mount states it, and nothing that is written here makes it take another.
+func volumeForKeys(con *console, c *cli.Context, writes bool) (*keyVolume, error) {
 	p, err := places(c, "VOLUME")
 	if err != nil {
 		return nil, err
@@ -47,6 +47,11 @@ func volumeForKeys(con *console, c *cli.Context) (*keyVolume, error) {
 	v := &keyVolume{}
 	if v.ref, err = findVolume(con, p[0], o.Config); err != nil {
 		return nil, err
+	}
+	if writes {
+		if err := v.ref.checkLive(); err != nil {
+			return nil, err
+		}
 	}
 	if v.keys, err = keyringOf(con, v.ref.Source, &o); err != nil {
 		return nil, err
@@ -78,11 +83,16 @@ type keyEdit struct {
 
 // editKeys changes the slots of the volume that a command was given.
 func editKeys(con *console, c *cli.Context, change func(*keyEdit) error) error {
-	v, err := volumeForKeys(con, c)
+	v, err := volumeForKeys(con, c, true)
 	if err != nil {
 		return err
 	}
 	defer v.close()
+	return v.edit(con, c, change)
+}
+
+// edit changes the volume's slots.
+func (v *keyVolume) edit(con *console, c *cli.Context, change func(*keyEdit) error) (err error) {
 	k := &keyEdit{con: con, v: v}
 	if k.editor, err = v.config.Edit(c.Context, v.access); err != nil {
 		return err
@@ -159,6 +169,25 @@ func (v *keyVolume) write(con *console, b []byte, erase bool) error {
 	}
 	defer lock.Close()
 	return v.pins.writeConfig(b, erase)
+}
+
+// erased reports whether the newest config leaves a layer that the volume has
+// without a slot.
+func (v *keyVolume) erased(l cipher.Layer) bool {
+	return slices.Contains(v.config.Layers(), l) && len(v.config.Slots(l)) == 0
+}
+
+// finishErase erases a volume again that is erased, in case that was interrupted:
+// both copies of its config are to be the last one, and nothing else is to be left.
+func (v *keyVolume) finishErase(con *console, c *cli.Context, l cipher.Layer) error {
+	if err := con.confirm(c, "what may be left of the last key of the %s layer of the volume %s, which is erased already", l, v.ref.Source); err != nil {
+		return err
+	}
+	if err := v.write(con, v.config.Bytes(), true); err != nil {
+		return err
+	}
+	con.note("erased the volume: it was already, and what an interruption may have left of its config was overwritten")
+	return nil
 }
 
 // names returns the group that flags name, each of the two by default that of

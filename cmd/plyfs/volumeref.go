@@ -49,3 +49,17 @@ func findVolume(con *console, path, named string) (*volumeRef, error) {
 	v.Config = configPath(abs, named)
 	return v, makeAbsolute(&v.Config)
 }
+
+// checkLive refuses a config to be changed that is not the one of the live
+// mount: its daemon writes the config, and knows its own alone.
+func (v *volumeRef) checkLive() error {
+	if v.live == nil || v.live.Config == "" {
+		return nil
+	}
+	mine, theirs := v.Config, v.live.Config
+	if filepath.Base(mine) == filepath.Base(theirs) && sameDir(filepath.Dir(mine), filepath.Dir(theirs)) {
+		return nil
+	}
+	return usageError("leave out --config; to change "+mine+", unmount the volume first",
+		"%s is mounted with the config %s, not %s", v.live.Target, theirs, mine)
+}

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"reflect"
 
 	"golang.org/x/crypto/blake2b"
 )
@@ -104,6 +105,7 @@ func expand2(key *[32]byte, msg []byte) (out [32]byte) {
 	if err != nil {
 		panic("cipher: BLAKE2b: " + err.Error()) // lengths are constants
 	}
+	defer reflect.ValueOf(h).Elem().SetZero() // it keeps the key for Reset
 	h.Write(msg)
 	h.Sum(out[:0])
 	return out

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -34,8 +33,8 @@ type request struct {
 	Target   string       `json:"target"` // absolute, without symlinks
 	Mount    mountRequest `json:"mount"`
 	Keys     keyring      `json:"keys"`
-	Data     []byte       `json:"data,omitempty"`  // passphrase of the data layer's store
-	Infra    []byte       `json:"infra,omitempty"` // the same of the infra layer's
+	Data     []byte       `json:"-"` // passphrase of the data layer's store, a secret of its message
+	Infra    []byte       `json:"-"` // the same of the infra layer's
 	Log      logChoice    `json:"log"`
 	StateDir string       `json:"state_dir"` // of run files; empty: none
 	Pins     string       `json:"pins"`      // file of the volumes this host has seen; empty: none
@@ -146,15 +145,8 @@ func daemonProcess(toDaemon, fromDaemon *os.File, r *request) (*exec.Cmd, error)
 // errSilent reports that the daemon closed its pipe without a last report.
 var errSilent = errors.New("the daemon said nothing")
 
-// sendRequest writes r as one line.
 func sendRequest(w io.Writer, r *request) error {
-	b, err := json.Marshal(r)
-	if err != nil {
-		return err
-	}
-	defer clear(b)
-	_, err = w.Write(append(b, '\n'))
-	return err
+	return writeMessage(w, r, [2][]byte{r.Data, r.Infra})
 }
 
 // followReports passes notes on until the last report.
@@ -193,7 +185,7 @@ func runDaemon(con *console) error {
 	requests, reports := os.NewFile(requestFD, "request"), os.NewFile(statusFD, "status")
 	say := json.NewEncoder(reports)
 
-	in := bufio.NewReader(requests)
+	in := newMessageReader(requests)
 	r, err := readRequest(in)
 	if err != nil {
 		return err
@@ -202,7 +194,7 @@ func runDaemon(con *console) error {
 	defer cancel(nil)
 	var ready atomic.Bool
 	go func() {
-		in.ReadByte() // nothing comes: this returns when the parent is gone
+		in.some() // nothing comes: this returns when the parent is gone
 		if !ready.Load() {
 			cancel(errors.New("the process that started the daemon is gone"))
 		}
@@ -223,16 +215,13 @@ func runDaemon(con *console) error {
 	return err
 }
 
-func readRequest(in *bufio.Reader) (*request, error) {
-	line, err := in.ReadBytes('\n')
-	defer clear(line)
+func readRequest(in *messageReader) (*request, error) {
+	var r request
+	secrets, err := in.read(&r)
 	if err != nil {
 		return nil, fmt.Errorf("read the request: %w", err)
 	}
-	var r request
-	if err := json.Unmarshal(line, &r); err != nil {
-		return nil, fmt.Errorf("read the request: %w", err)
-	}
+	r.Data, r.Infra = secrets[0], secrets[1]
 	return &r, nil
 }
 

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/json"
 	"errors"
@@ -20,7 +19,7 @@ func TestRequestRoundTrip(t *testing.T) {
 	if err := sendRequest(&pipe, want); err != nil {
 		t.Fatal(err)
 	}
-	got, err := readRequest(bufio.NewReader(&pipe))
+	got, err := readRequest(newMessageReader(&pipe))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -33,8 +32,8 @@ func TestRequestRoundTrip(t *testing.T) {
 	if got.Data != nil || !bytes.Equal(kept, make([]byte, len(kept))) {
 		t.Error("wipe left the passphrase")
 	}
-	for _, bad := range []string{"", "{", "{}", "[]\n"} {
-		if _, err := readRequest(bufio.NewReader(strings.NewReader(bad))); err == nil {
+	for _, bad := range []string{"", "{", "{}", "{}\n", "[]\n\x00\x00\x00\x00\x00\x00\x00\x00", "{}\n\xff\x00\x00\x00", "{}\n\x00\x00\x00\x02a"} {
+		if _, err := readRequest(newMessageReader(strings.NewReader(bad))); err == nil {
 			t.Errorf("%q is taken for a request", bad)
 		}
 	}

@@ -1,9 +1,7 @@
 package main
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -60,18 +58,14 @@ func startKeyHelper() (*keyClient, error) {
 // read hands answers to those who asked, until the helper is gone.
 func (c *keyClient) read() {
 	defer close(c.gone)
-	in := bufio.NewReader(c.conn)
+	in := newMessageReader(c.conn)
 	for {
-		line, err := readLine(in, maxHelperLine)
-		if err != nil {
-			return
-		}
 		var a keyAnswer
-		err = json.Unmarshal(line, &a)
-		clear(line)
+		secrets, err := in.read(&a)
 		if err != nil {
 			return
 		}
+		a.Keys = secrets[0]
 		c.mu.Lock()
 		asked := c.pending[a.ID]
 		delete(c.pending, a.ID)
@@ -91,11 +85,11 @@ func (c *keyClient) ask(ctx context.Context, q keyQuestion) (keyAnswer, error) {
 	c.last++
 	q.ID = c.last
 	c.pending[q.ID] = answer
-	b, err := json.Marshal(q)
-	if err == nil {
-		_, err = c.conn.Write(append(b, '\n'))
+	var secrets [2][]byte
+	if q.Request != nil {
+		secrets = [2][]byte{q.Request.Data, q.Request.Infra}
 	}
-	clear(b)
+	err := writeMessage(c.conn, q, secrets)
 	c.mu.Unlock()
 	if err != nil {
 		return keyAnswer{}, fmt.Errorf("%w: %w", errNoHelper, err)

@@ -1,15 +1,14 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
+	"runtime"
 	"sync"
 	"time"
 
@@ -24,8 +23,8 @@ import (
 // takes more is done by a helper process that it started before: the helper
 // alone reads key stores and runs provider programs, at the mount and again at
 // each validation of the keys, and it unmounts. It holds the passphrases that
-// stores ask for, and ends with the daemon. They talk over a socket pair, a JSON
-// line each; answers may come in another order than questions.
+// stores ask for, and ends with the daemon. They talk over a socket pair, a
+// message each; answers may come in another order than questions.
 
 const (
 	// keyHelperName is the hidden command that the daemon starts.
@@ -33,8 +32,6 @@ const (
 	keyHelperFD   = 3
 	// validateTime bounds one validation; providers have time-outs of their own.
 	validateTime = 5 * time.Minute
-	// maxHelperLine bounds a question or answer in bytes.
-	maxHelperLine = 1 << 20
 )
 
 // keyQuestion is what a daemon asks of its helper.
@@ -66,7 +63,7 @@ type keyAnswer struct {
 	ID       uint64        `json:"id"`
 	Verdict  verdict       `json:"verdict,omitempty"`
 	Faults   []keyFault    `json:"faults,omitempty"` // what the error says of each layer
-	Keys     []byte        `json:"keys,omitempty"`   // V1 | V2, 64 bytes
+	Keys     []byte        `json:"-"`                // V1 | V2, 64 bytes, a secret of its message
 	Params   cipher.Params `json:"params"`
 	Epoch    uint32        `json:"epoch,omitempty"`
 	Notes    []storeNote   `json:"notes,omitempty"`
@@ -177,17 +174,15 @@ func runKeyHelper(daemon io.ReadWriter) error {
 	h := &helper{}
 	ctx, cancel := context.WithCancel(context.Background())
 	var asked sync.WaitGroup
-	in := bufio.NewReader(daemon)
+	in := newMessageReader(daemon)
 	for {
-		line, err := readLine(in, maxHelperLine)
+		var q keyQuestion
+		secrets, err := in.read(&q)
 		if err != nil {
 			break
 		}
-		var q keyQuestion
-		err = json.Unmarshal(line, &q)
-		clear(line)
-		if err != nil {
-			break
+		if q.Request != nil {
+			q.Request.Data, q.Request.Infra = secrets[0], secrets[1]
 		}
 		asked.Go(func() { h.answer(ctx, daemon, &q) })
 	}
@@ -203,7 +198,9 @@ func (h *helper) answer(ctx context.Context, to io.Writer, q *keyQuestion) {
 	var a keyAnswer
 	switch q.Op {
 	case "open", "validate":
+		clearStack() // which has grown then, and leaves nothing where it was
 		a = h.unlock(ctx, q)
+		clearStack()
 	case "unmount":
 		if err := detachFor(q.Target, q.Lazy); err != nil {
 			a.Error = err.Error()
@@ -215,15 +212,10 @@ func (h *helper) answer(ctx context.Context, to io.Writer, q *keyQuestion) {
 		a.Error = fmt.Sprintf("unknown request %q", q.Op)
 	}
 	a.ID = q.ID
-	b, err := json.Marshal(a)
-	clear(a.Keys)
-	if err != nil {
-		return
-	}
-	defer clear(b)
+	defer clear(a.Keys)
 	h.writing.Lock()
 	defer h.writing.Unlock()
-	to.Write(append(b, '\n'))
+	writeMessage(to, a, [2][]byte{a.Keys})
 }
 
 // unlock opens the volume's keys, the first time with what the question brings,
@@ -257,7 +249,7 @@ func (h *helper) unlock(ctx context.Context, q *keyQuestion) (a keyAnswer) {
 		u = &unlocked{}
 	}
 	defer clearKeys(&u.keys)
-	sum := sha256.Sum256(keyBytes(&u.keys))
+	sum := sumOf(&u.keys)
 	if err == nil && q.Op == "validate" && sum != h.keys {
 		err = &problem{err: errors.New("what the key stores unwrap is not the key that is in use"), code: exitWrongKey,
 			hint: "the volume's plyfs.json, or a key store, was exchanged: put back what was there at the mount"}
@@ -284,5 +276,22 @@ func (h *helper) unlock(ctx context.Context, q *keyQuestion) (a keyAnswer) {
 	return a
 }
 
-// keyBytes are V1 | V2, a copy.
+// clearStack overwrites what calls have left of secrets on the goroutine's stack,
+// below its caller.
+//
+//go:noinline
+func clearStack() {
+	var b [64 << 10]byte
+	clear(b[:])
+	runtime.KeepAlive(&b)
+}
+
+// keyBytes are V1 | V2, a copy, which the caller wipes.
 func keyBytes(k *cipher.Keys) []byte { return append(k.Data[:len(k.Data):len(k.Data)], k.Infra[:]...) }
+
+// sumOf tells whether keys are the same as before.
+func sumOf(k *cipher.Keys) [sha256.Size]byte {
+	b := keyBytes(k)
+	defer clear(b)
+	return sha256.Sum256(b)
+}

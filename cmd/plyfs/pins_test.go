@@ -101,6 +101,9 @@ func TestConfigOffTheMedium(t *testing.T) {
 	b.run(exitOK, "mount", "--config", config, b.cipher, b.mnt) // its copy is enough
 	b.wantFile("a", "x")
 	b.run(exitOK, "umount", b.mnt)
+	if err := os.Remove(config); err != nil { // made anew from it
+		t.Fatal(err)
+	}
 	os.Remove(config + ".bak")
 	b.run(exitNotVolume, "mount", "--config", config, b.cipher, b.mnt)
 }

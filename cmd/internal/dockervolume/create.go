@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"os"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Create makes a volume, or takes one that is there. For one that is known it
@@ -189,6 +191,9 @@ func (p *Plugin) remove(ctx context.Context, e *entry) error {
 		if err := p.checkUnused(ctx, e); err != nil {
 			return err
 		}
+		if err := p.checkBare(e); err != nil {
+			return err
+		}
 		p.mu.Lock()
 		e.Removing = true
 		err := p.saveLocked()
@@ -228,6 +233,22 @@ func (p *Plugin) checkUnused(ctx context.Context, e *entry) error {
 	return nil
 }
 
+// checkBare refuses to remove a volume, which is not mounted, while something
+// lies in its mountpoint: it was written past the volume, and would be missed.
+func (p *Plugin) checkBare(e *entry) error {
+	in, err := os.ReadDir(p.target(e))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if len(in) > 0 {
+		return fmt.Errorf("its mountpoint %s holds %s, which is not in the volume: move that away, then remove the volume", p.target(e), in[0].Name())
+	}
+	return nil
+}
+
 // finishRemoval does what is left of a removal that is written down. It can be
 // repeated.
 func (p *Plugin) finishRemoval(ctx context.Context, e *entry) error {
@@ -241,7 +262,11 @@ func (p *Plugin) finishRemoval(ctx context.Context, e *entry) error {
 	} else if err := p.discard(e); err != nil {
 		return err
 	}
-	if err := os.Remove(p.target(e)); err != nil && !errors.Is(err, os.ErrNotExist) {
+	switch err := os.Remove(p.target(e)); {
+	case err == nil, errors.Is(err, os.ErrNotExist):
+	case errors.Is(err, unix.ENOTEMPTY): // the volume has gone, and the next of its name can be mounted there
+		p.config.Log.Warn("something lies in the mountpoint of a removed volume", "volume", e.name, "dir", p.target(e))
+	default:
 		return err
 	}
 	p.forget(e)

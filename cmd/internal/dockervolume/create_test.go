@@ -112,6 +112,35 @@ func TestRemoveRefusesWhatIsHeld(t *testing.T) {
 	r.wantNames("")
 }
 
+// What was written into the mountpoint while nothing was mounted there is not
+// lost, and does not keep the name.
+func TestRemoveWithSomethingInTheMountpoint(t *testing.T) {
+	r := newRig(t)
+	ctx := context.Background()
+	r.mustCreate("db")
+	at := r.mustMount("db", "a")
+	r.mustUnmount("db", "a")
+	stray := filepath.Join(at, "stray")
+	r.must(os.WriteFile(stray, nil, 0o600))
+	r.wantErr(r.Remove(ctx, "db"), at, "stray", "move that away")
+	r.wantNames("db:0")
+	if r.holds("data") != "db" {
+		t.Error("the volume is destroyed")
+	}
+	r.must(os.Remove(stray))
+	r.must(r.Remove(ctx, "db"))
+
+	r.mustCreate("db")
+	r.mustMount("db", "a")
+	r.mustUnmount("db", "a")
+	r.entries["db"].Removing = true // from here on there is no way back
+	r.must(os.WriteFile(stray, nil, 0o600))
+	r.must(r.Remove(ctx, "db"))
+	r.mustCreate("db")
+	r.mustMount("db", "a")
+	r.wantNames("db:1")
+}
+
 // The files of a container that has ended may be closed a little later.
 func TestRemoveWaitsForWhatIsEnding(t *testing.T) {
 	r := newRig(t)

@@ -244,7 +244,11 @@ func (h *dockerHost) run(ctx context.Context, tied bool, args ...string) error {
 	cmd.Args[0] = "plyfs"
 	cmd.Dir = "/"
 	cmd.Stderr = &errs
+	// What the command has started, such as a passphrase program, ends with it,
+	// and whatever keeps its standard error open is not waited for.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
+	cmd.WaitDelay = time.Second
 	if tied {
 		// The kernel sends it when the thread ends that started the process.
 		runtime.LockOSThread()
@@ -255,7 +259,7 @@ func (h *dockerHost) run(ctx context.Context, tied bool, args ...string) error {
 	for line := range strings.Lines(errs.String()) {
 		h.log.Info(args[0], "place", filepath.Base(args[len(args)-1]), "says", strings.TrimSpace(line))
 	}
-	if err == nil {
+	if err == nil || errors.Is(err, exec.ErrWaitDelay) { // the command itself succeeded
 		return nil
 	}
 	if ctx.Err() != nil {

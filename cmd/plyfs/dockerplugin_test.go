@@ -459,6 +459,54 @@ func TestDockerPluginPassphrases(t *testing.T) {
 	b.wantErr(b.ask("Create", dockerArgs{Name: "x", Opts: map[string]string{"data-passphrase-file": pass}}, nil), "unknown option")
 }
 
+// A passphrase program that hangs is ended with the request it is run for, and
+// so is what it has started: the next request need not wait.
+func TestDockerPluginPassphraseProgramHangs(t *testing.T) {
+	pass := filepath.Join(t.TempDir(), "pass")
+	if err := os.WriteFile(pass, []byte("a long enough passphrase\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b := newPluginBench(t, "--data-passphrase-file", pass, "--infra-passphrase-file", pass)
+	hang, hanging := b.file("hang", ""), filepath.Join(b.dir, "hanging")
+	program := b.file("ask", "#!/bin/sh\nif [ -e "+hang+" ]; then sleep 600 & echo $! >"+hanging+".new; mv "+hanging+".new "+hanging+"; wait; fi\ncat "+pass+"\n")
+	b.must(os.Chmod(program, 0o700))
+	b.start("--data-passphrase-program", program, "--infra-passphrase-file", pass)
+	ctx, hangUp := context.WithCancel(context.Background())
+	defer hangUp()
+	asked := make(chan error, 1)
+	go func() {
+		request, err := http.NewRequestWithContext(ctx, "POST", "http://plugin/VolumeDriver.Create", strings.NewReader(`{"Name":"db"}`))
+		if err == nil {
+			_, err = b.client.Do(request)
+		}
+		asked <- err
+	}()
+	var sleeper int
+	for end := time.Now().Add(time.Minute); sleeper == 0; time.Sleep(10 * time.Millisecond) {
+		text, _ := os.ReadFile(hanging)
+		fmt.Sscan(string(text), &sleeper)
+		if time.Now().After(end) {
+			t.Fatal("the program was not run")
+		}
+	}
+	defer unix.Kill(sleeper, unix.SIGKILL)
+	hangUp()
+	if err := <-asked; err == nil {
+		t.Error("answered")
+	}
+	b.must(os.Remove(hang))
+	b.client.Timeout = 2 * time.Minute // less than the program would take
+	b.must(b.ask("Create", dockerArgs{Name: "db"}, nil))
+	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		if _, err := startOf(sleeper); err != nil {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("what the program had started lives on")
+		}
+	}
+}
+
 // A name that looks like a flag is a name.
 func TestDockerPluginNamesAreNoFlags(t *testing.T) {
 	b := newPluginBench(t)

@@ -89,6 +89,7 @@ func (h *dockerHost) Make(ctx context.Context, name, dir string, o dockervolume.
 		return h.run(ctx, true, append(args, "--", dir)...)
 	}
 	place := filepath.Dir(config)
+	os.Remove(place) // if it is empty: of a call that was cut off
 	if err := os.Mkdir(place, 0o700); errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("%s is there and may hold the keys of a volume of that name: move it away only if that volume is gone for good: %w", place, err)
 	} else if err != nil {

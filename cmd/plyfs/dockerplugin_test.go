@@ -434,11 +434,23 @@ func TestDockerPluginKeys(t *testing.T) {
 		}
 	}
 	// Keys that nobody knows are not overwritten.
-	b.must(os.Mkdir(filepath.Join(configs, "db"), 0o700))
+	unknown := filepath.Join(configs, "db/plyfs.json")
+	b.must(os.Mkdir(filepath.Dir(unknown), 0o700))
+	b.must(os.WriteFile(unknown, nil, 0o600))
 	b.wantErr(b.ask("Create", dockerArgs{Name: "db"}, nil), "exists", "gone for good")
-	if there, _ := exists(filepath.Join(configs, "db")); !there {
+	if there, _ := exists(unknown); !there {
 		t.Error("they are gone")
 	}
+
+	// Those of a Create that was cut off, and the place for them, are in nobody's way.
+	b.end(unix.SIGKILL)
+	b.must(os.Mkdir(filepath.Join(b.state, "new/db.0123456789abcdef"), 0o700))
+	b.start(flags...)
+	if there, _ := exists(filepath.Dir(unknown)); there {
+		t.Error("they are there")
+	}
+	b.must(os.Mkdir(filepath.Dir(unknown), 0o700))
+	b.must(b.ask("Create", dockerArgs{Name: "db"}, nil))
 }
 
 // Passphrases come from where the plugin's own command line says.

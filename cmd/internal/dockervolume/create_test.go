@@ -63,6 +63,25 @@ func TestCreateOverACrash(t *testing.T) {
 	}
 }
 
+// What a Create that was cut off left elsewhere goes too, but nothing of a volume
+// that is there.
+func TestCreateCutOffIsForgotten(t *testing.T) {
+	r := newRig(t)
+	r.mustCreate("known")
+	r.stop()
+	r.host.called()
+	for _, half := range []string{"new/d.b.0123", "new/known.0123", "new/whole.0123", "new/whole.4567", "new/lost+found", "data/whole"} {
+		r.must(os.Mkdir(filepath.Join(r.dir, "state", half), 0o755))
+	}
+	r.must(writeVolume(filepath.Join(r.dir, "state/data/whole"), Description{"default", "default", 4096, 2}))
+	r.start()
+	r.wantCalls("forget d.b")
+	r.wantNames("known:0 whole:0")
+	if left := r.holds("new"); left != "" {
+		t.Errorf("new/ holds %q", left)
+	}
+}
+
 // Without its state file the plugin finds its volumes again.
 func TestStateFileLost(t *testing.T) {
 	r := newRig(t)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -118,7 +119,7 @@ func (p *Plugin) takeOver(ctx context.Context) error {
 	for name, r := range state.Volumes {
 		p.entries[name] = &entry{name: name, busy: make(chan struct{}, 1), ready: true, record: r}
 	}
-	if err := p.empty("new"); err != nil {
+	if err := p.dropUnmade(); err != nil {
 		return err
 	}
 	p.background.Go(func() {
@@ -145,6 +146,34 @@ func (p *Plugin) takeOver(ctx context.Context) error {
 		})
 	}
 	return nil
+}
+
+// dropUnmade deletes what a Create left that was cut off, here and elsewhere. What
+// is elsewhere goes by the volume's name, and stays if there is a volume of that
+// name.
+func (p *Plugin) dropUnmade() error {
+	left, err := os.ReadDir(p.path("new"))
+	if err != nil {
+		return err
+	}
+	for _, d := range left {
+		suffix := filepath.Ext(d.Name())
+		name := strings.TrimSuffix(d.Name(), suffix)
+		if suffix == "" || checkName(name) != nil || p.entries[name] != nil {
+			continue
+		}
+		_, err := os.Lstat(p.path("data", name))
+		if err == nil {
+			continue // a volume of a state file that was lost
+		}
+		if errors.Is(err, os.ErrNotExist) {
+			err = p.config.Host.Forget(name)
+		}
+		if err != nil {
+			return fmt.Errorf("volume %s, which was not made whole: %w", name, err)
+		}
+	}
+	return p.empty("new")
 }
 
 // empty deletes what lies in a directory of volumes on their way.

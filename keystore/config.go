@@ -204,7 +204,8 @@ func (p ply) sectionMACs(s *section, v *secret, descriptor []byte) (descriptorMA
 // one (ErrWrongKey, ErrRetired), whether the provider of its slot agrees (ErrDenied, ErrUnavailable), and then whether
 // anything was changed (ErrTampered); either layer by itself refuses a changed descriptor. The error tells of both layers
 // where both fail: LayerErrors. Of several files the newest that verifies is taken; Warnings tells of the others. None
-// older is tried after one whose provider denied or could not be asked: that may be what the newer one was written for.
+// older is tried after one that is erased, or whose provider denied or could not be asked: that may be what the newer one
+// was written for.
 func (c *Config) Unlock(ctx context.Context, a Access) (Unlocked, error) {
 	pl := plies{plyOf(cipher.LayerData), plyOf(cipher.LayerInfra)}
 	a = a.remembering()
@@ -219,12 +220,17 @@ func (c *Config) Unlock(ctx context.Context, a Access) (Unlocked, error) {
 		if i == 0 {
 			first = err
 		}
-		if i+1 == len(c.files) || f.newerThan(c.files[i+1]) && (errors.Is(err, ErrDenied) || errors.Is(err, ErrUnavailable)) {
+		if i+1 == len(c.files) || f.newerThan(c.files[i+1]) && isRefusal(err) {
 			break
 		}
 		c.warnings = append(c.warnings, fmt.Sprintf("%s does not verify (%v); trying %s.", f.name, err, c.files[i+1].name))
 	}
 	return Unlocked{}, first
+}
+
+// isRefusal reports whether a key is refused, or may be, rather than damaged or not at hand.
+func isRefusal(err error) bool {
+	return errors.Is(err, ErrDenied) || errors.Is(err, ErrUnavailable) || errors.Is(err, ErrRetired)
 }
 
 // unlock unwraps and verifies with the given primitives.

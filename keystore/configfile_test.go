@@ -98,6 +98,7 @@ func TestDeniedIsNotEvaded(t *testing.T) {
 	a.Providers = fakeProviders{"cmk": cmk}
 	first, keys := newVolumeOf(t, fleet, groupA)
 	second := mustEdit(t, first, a, func(e *Editor) error { return e.AddProvider(ctx, cipher.LayerData, groupA, "cmk") })
+	erased := mustEdit(t, first, a, func(e *Editor) error { return e.Erase(cipher.LayerInfra) })
 	damaged := edit(t, second, func(e *envelope) { e.Data.Slots[0].Wrapped[0]++ }) // denied, too
 	for _, tt := range []struct {
 		what         string
@@ -111,6 +112,7 @@ func TestDeniedIsNotEvaded(t *testing.T) {
 		{"older main, unavailable", first, second, ErrUnavailable, ErrUnavailable},
 		{"older main, newer is damaged", first, damaged, nil, ErrDenied},
 		{"as new, damaged", damaged, second, nil, nil},
+		{"older main, erased", first, erased, nil, ErrRetired},
 	} {
 		dir := t.TempDir()
 		for name, b := range map[string][]byte{ConfigName: tt.main, ConfigName + backupSuffix: tt.backup} {

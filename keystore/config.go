@@ -366,8 +366,12 @@ func (s *section) recovers(name string) bool {
 	return name != "" && slices.ContainsFunc(s.slots, func(sl *slot) bool { return sl.Kind == KindRecovery && sl.Name == name })
 }
 
-// openSlot opens one slot of any kind.
+// openSlot opens one slot of any kind. Once ctx has ended it answers ErrUnavailable: a slot that was not tried says no more
+// than a provider that was not asked, and a recovery slot takes seconds that nothing cuts short.
 func (a *Access) openSlot(ctx context.Context, p ply, sl *slot, descriptorHash []byte) (*secret, error) {
+	if ctx.Err() != nil {
+		return nil, &fault{what: fmt.Sprintf("a key slot of the %s layer was not tried", p.layer), kind: ErrUnavailable, cause: context.Cause(ctx)}
+	}
 	if sl.Kind == KindRecovery {
 		pass, err := a.passphrase(p.layer, sl)
 		if err != nil {

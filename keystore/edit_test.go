@@ -171,6 +171,56 @@ func TestEditorRefuses(t *testing.T) {
 	}
 }
 
+// TestRecoverySlotsHaveTheirOwnNames: of one name every slot would cost an Argon2id.
+func TestRecoverySlotsHaveTheirOwnNames(t *testing.T) {
+	fleet := newFleet(t)
+	a := StoreAccess(fleet[0], fleet[1])
+	b, _ := newVolumeOf(t, fleet, groupA)
+	recovery := func(l cipher.Layer, name string) func(e *Editor) error {
+		return func(e *Editor) error { return e.AddRecovery(l, name, []byte("p"), fastArgon2) }
+	}
+	b = mustEdit(t, b, a, recovery(cipher.LayerData, "safe"))
+	b = mustEdit(t, b, a, recovery(cipher.LayerData, "vault"))
+	b = mustEdit(t, b, a, recovery(cipher.LayerInfra, "safe")) // of another layer
+	_, err := tryEdit(b, a, recovery(cipher.LayerData, "vault"))
+	check(t, "one more of a name", err, ErrExists)
+	twice := edit(t, b, func(e *envelope) { e.Data.Slots = append(e.Data.Slots, e.Data.Slots[1]) })
+	_, err = ParseConfig(twice)
+	check(t, "two of a name", err, ErrTampered)
+	renamed := edit(t, twice, func(e *envelope) { e.Data.Slots[3].Name = "third" })
+	if _, err := ParseConfig(renamed); err != nil {
+		t.Errorf("three names: %v", err)
+	}
+}
+
+// TestSlotsAreNotTriedInVain ends the context in one slot: no other one is tried, and nothing is said of their keys.
+func TestSlotsAreNotTriedInVain(t *testing.T) {
+	fleet := newFleet(t)
+	a := StoreAccess(fleet[0], fleet[1])
+	b, _ := newVolumeOf(t, fleet, groupA)
+	b = mustEdit(t, b, a, func(e *Editor) error {
+		return errors.Join(e.AddRecovery(cipher.LayerData, "safe", []byte("p"), fastArgon2), e.AddRecovery(cipher.LayerInfra, "safe", []byte("p"), fastArgon2))
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	asked := 0
+	recovering := Access{Layers: 2, Recovery: "safe", Passphrase: func(cipher.Layer) ([]byte, error) {
+		asked++
+		cancel()
+		return []byte("wrong"), nil
+	}}
+	_, err := mustParse(t, b).Unlock(ctx, recovering)
+	of := LayerErrors(err)
+	if len(of) != 2 {
+		t.Fatalf("both layers fail: %v", err)
+	}
+	check(t, "the slot that was tried", of[0].Err, ErrWrongKey)
+	check(t, "the slot that was not", of[1].Err, ErrUnavailable)
+	if asked != 1 || !errors.Is(of[1].Err, context.Canceled) {
+		t.Errorf("%d passphrases, %v", asked, of[1].Err)
+	}
+}
+
 func TestEraseConfig(t *testing.T) {
 	fleet := newFleet(t)
 	a := StoreAccess(fleet[0], fleet[1])

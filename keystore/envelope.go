@@ -182,6 +182,9 @@ func (j *jsonSection) section(l cipher.Layer) (*section, error) {
 		if err := sl.validate(l); err != nil {
 			return nil, fmt.Errorf("%s layer: %w", l, err)
 		}
+		if s.recovers(sl.Name) { // one name costs one Argon2id
+			return nil, fmt.Errorf("%s layer: several recovery slots %s", l, sl.Name)
+		}
 		s.slots = append(s.slots, sl)
 	}
 	return s, nil

@@ -137,12 +137,3 @@ func (h *hygiene) text() string {
 	}
 	return strings.Join(have, "; ")
 }
-
-// askHygiene asks a mount's daemon what protects it; nil where it does not answer.
-func askHygiene(dir, target string) *hygiene {
-	var h hygiene
-	if askDaemon(dir, target, "hygiene", nil, &h, statusTime) != nil {
-		return nil
-	}
-	return &h
-}

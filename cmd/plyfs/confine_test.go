@@ -151,3 +151,12 @@ func TestDaemonMemory(t *testing.T) {
 		t.Errorf("status: %+v, %v", s.Hygiene, err)
 	}
 }
+
+// askHygiene asks a mount's daemon what protects it; nil where it does not answer.
+func askHygiene(dir, target string) *hygiene {
+	var h hygiene
+	if askDaemon(dir, target, "hygiene", nil, &h, statusTime) != nil {
+		return nil
+	}
+	return &h
+}

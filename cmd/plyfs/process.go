@@ -80,12 +80,3 @@ func limitMemory() {
 		debug.SetMemoryLimit(memoryAim)
 	}
 }
-
-// askProcess asks the daemon of a mountpoint; nil if it does not answer.
-func askProcess(dir, target string) *processStatus {
-	var p *processStatus
-	if askDaemon(dir, target, "process", nil, &p, statusTime) != nil {
-		return nil
-	}
-	return p
-}

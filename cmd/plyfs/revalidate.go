@@ -55,15 +55,6 @@ func revalidate(con *console, target string, asJSON bool) error {
 	return s.problem(resolved)
 }
 
-// askKeys asks a mount's daemon about its keys; nil where it does not answer.
-func askKeys(dir, target string) *keyState {
-	var s keyState
-	if askDaemon(dir, target, "keys", nil, &s, statusTime) != nil {
-		return nil
-	}
-	return &s
-}
-
 // problem is the error that an inaccessible volume is.
 func (s *keyState) problem(target string) error {
 	if s.State != keysInaccessible {

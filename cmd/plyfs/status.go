@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -122,10 +123,7 @@ func statusOf(con *console, m mountEntry) *mountStatus {
 		}
 		if r.alive() {
 			s.PID, s.Since = r.PID, &r.Since
-			s.Journal = askJournal(stateDir(con), m.Target)
-			s.Keys = askKeys(stateDir(con), m.Target)
-			s.Process = askProcess(stateDir(con), m.Target)
-			s.Hygiene = askHygiene(stateDir(con), m.Target)
+			s.ask(stateDir(con))
 		}
 	}
 	if c, err := keystore.ReadConfig(config); err == nil {
@@ -148,6 +146,20 @@ func statusOf(con *console, m mountEntry) *mountStatus {
 		s.Notes = append(s.Notes, note)
 	}
 	return s
+}
+
+// ask has the mount's daemon tell of itself. One that does not answer once is not
+// waited for again.
+func (s *mountStatus) ask(dir string) {
+	for _, q := range []struct {
+		op   string
+		into any
+	}{{"journal", &s.Journal}, {"keys", &s.Keys}, {"process", &s.Process}, {"hygiene", &s.Hygiene}} {
+		if err := askDaemon(dir, s.MountPoint, q.op, nil, q.into, statusTime); errors.Is(err, errNoDaemon) {
+			s.Notes = append(s.Notes, err.Error())
+			return
+		}
+	}
 }
 
 // ofSlots notes the group of the data layer, and who could open a layer by a

@@ -2,9 +2,11 @@ package main
 
 import (
 	"encoding/json"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -155,6 +157,44 @@ func TestStatus(t *testing.T) {
 		t.Errorf("the list lacks the mount: %+v", all)
 	}
 	wantText(t, "info of the mountpoint", b.run(exitOK, "info", b.mnt).stdout, "mounted at  "+b.mnt)
+	b.run(exitOK, "umount", b.mnt)
+}
+
+// A daemon that does not answer is asked once.
+func TestStatusOfASilentDaemon(t *testing.T) {
+	needMounts(t)
+	b := newBench(t)
+	b.volume()
+	b.mount()
+	path := socketPath("/run/plyfs", b.mnt)
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := make(chan int, 1)
+	go func() {
+		n := 0
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				asked <- n
+				return
+			}
+			c.Close()
+			n++
+		}
+	}()
+	var s mountStatus
+	if err := json.Unmarshal([]byte(b.run(exitOK, "status", "--json", b.mnt).stdout), &s); err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	if n := <-asked; n != 1 || s.PID != b.daemon().PID || !strings.Contains(strings.Join(s.Notes, "\n"), "does not answer") {
+		t.Errorf("asked %d times: %+v", n, s)
+	}
 	b.run(exitOK, "umount", b.mnt)
 }
 

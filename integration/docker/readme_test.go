@@ -33,6 +33,14 @@ func block(t *testing.T, language string) string {
 	return m[1]
 }
 
+// officialImage makes MariaDB's image, as far as its name goes, what it runs, and
+// that it does not without being told what becomes of root's password.
+func (b *bench) officialImage() {
+	b.t.Helper()
+	line := `[ -n "$MARIADB_RANDOM_ROOT_PASSWORD" ] || { echo "no password option" >&2; exit 1; }; ` + mariadbLine
+	b.do("commit", "--change", fmt.Sprintf("CMD [\"sh\", \"-c\", %q]", line), b.do("create", image, "sh"), "mariadb")
+}
+
 // What the README says does what it says, as written, on a machine where
 // neither keys nor volumes are yet.
 func TestReadme(t *testing.T) {
@@ -53,8 +61,7 @@ func TestReadme(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// MariaDB's image, as far as its name and what it runs go.
-	b.do("commit", "--change", fmt.Sprintf("CMD [\"sh\", \"-c\", %q]", mariadbLine), b.do("create", image, "sh"), "mariadb")
+	b.officialImage()
 
 	commands := block(t, "sh")
 	if n := strings.Count(commands, "\n"); n > 10 {
@@ -109,13 +116,37 @@ func endProcess(t *testing.T, pid int) {
 	}
 }
 
+// A container that sees the mounts of others' volumes as the README says holds none
+// of them open.
+func TestMonitoringContainer(t *testing.T) {
+	b := newBench(t)
+	b.volume("watched")
+	b.container("user", "-v", "watched:/data", image, "sleep", "1000")
+	b.do("exec", "user", "sh", "-c", "echo x >/data/f")
+	b.container("monitor", "-v", b.path("volumes")+":/volumes:ro,rslave", image, "sleep", "1000")
+	const at = "/volumes/mnt/watched"
+	b.want("what the monitor sees", b.do("exec", "monitor", "cat", at+"/f"), "x")
+	b.do("rm", "-f", "user")
+	lock, err := os.Open(b.path("volumes/data/watched/.plyfs/lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	for end := time.Now().Add(patience); unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the volume is still open")
+		}
+	}
+	b.want("what the monitor sees then", b.do("exec", "monitor", "ls", "-A", at), "")
+}
+
 // The README's compose file, with docker-compose as Debian has it.
 func TestCompose(t *testing.T) {
 	b := newBench(t)
 	if _, err := exec.LookPath("docker-compose"); err != nil {
 		t.Fatalf("%v; make deps brings it", err)
 	}
-	b.do("commit", "--change", fmt.Sprintf("CMD [\"sh\", \"-c\", %q]", mariadbLine), b.do("create", image, "sh"), "mariadb")
+	b.officialImage()
 	dir := b.path("compose")
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)

@@ -1,9 +1,11 @@
 package docker
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/plyfs/plyfs/integration/cell"
@@ -41,6 +43,9 @@ func TestManagedPlugin(t *testing.T) {
 	b.container("managed-one", "-v", "managed:/data", image, "sleep", "1000")
 	b.want("in another container", b.do("exec", "managed-one", "cat", "/data/file"), "kept")
 	b.want("its filesystem", b.do("exec", "managed-one", "stat", "-f", "-c", "%T", "/data"), "fuseblk")
+	if locked := lockedMemory(t, "/mnt/volumes/managed"); locked == 0 {
+		t.Error("keys may get to swap: the volume's daemon has no memory locked")
+	}
 	b.fails([]string{"plugin", "disable", "plyfs-managed"}, "in use")
 	// What the README says of it: volumes end with the plugin, and containers
 	// that had one are to be restarted.
@@ -55,4 +60,28 @@ func TestManagedPlugin(t *testing.T) {
 	if left, _ := os.ReadDir("/var/lib/plyfs/volumes/data"); len(left) != 0 {
 		t.Errorf("left %v", left)
 	}
+}
+
+// lockedMemory is how much of it, in KiB, has the process that was started for a
+// mountpoint.
+func lockedMemory(t *testing.T, target string) (kib int) {
+	t.Helper()
+	lines, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, name := range lines {
+		b, _ := os.ReadFile(name) // it may have ended
+		if !strings.HasSuffix(string(b), "\x00"+target+"\x00") {
+			continue
+		}
+		status, err := os.ReadFile(filepath.Join(filepath.Dir(name), "status"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, value, _ := strings.Cut(string(status), "\nVmLck:")
+		if _, err := fmt.Sscanf(value, "%d kB", &kib); err != nil {
+			t.Fatalf("%s: %v", status, err)
+		}
+		return kib
+	}
+	t.Fatalf("no process serves %s", target)
+	return 0
 }

@@ -11,6 +11,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // The daemon of a mount answers on a socket that root, or the mounting user,
@@ -27,6 +29,10 @@ const (
 type question struct {
 	Op   string          `json:"op"`
 	Args json.RawMessage `json:"args,omitempty"`
+	// Device is that of the mount which is meant, as mountinfo has it. Mount
+	// namespaces that share the sockets' directory can have different volumes at
+	// one path, and the last one mounted has the socket.
+	Device string `json:"device,omitempty"`
 }
 
 // reply is its answer: a result, or an error as in a report.
@@ -77,21 +83,31 @@ func (m *mounting) answer() (stop func()) {
 		m.log.Warn("the daemon answers no questions", "error", err)
 		return func() {}
 	}
-	table := m.controls()
+	table, device := m.controls(), deviceAt(m.r.Target)
 	go func() {
 		for {
 			c, err := l.Accept()
 			if err != nil {
 				return
 			}
-			go converse(c, table)
+			go converse(c, device, table)
 		}
 	}()
 	return func() { l.Close() }
 }
 
-// converse answers the question of one connection.
-func converse(c net.Conn, table map[string]control) {
+// deviceAt is the device, major:minor, of what is mounted at target, or "". It is
+// known without a request to who serves that, which is this process.
+func deviceAt(target string) string {
+	var st unix.Statx_t
+	if unix.Statx(unix.AT_FDCWD, target, unix.AT_STATX_DONT_SYNC|unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, 0, &st) != nil {
+		return ""
+	}
+	return fmt.Sprintf("%d:%d", st.Dev_major, st.Dev_minor)
+}
+
+// converse answers the question of one connection about the mount of a device.
+func converse(c net.Conn, device string, table map[string]control) {
 	defer c.Close()
 	c.SetReadDeadline(time.Now().Add(questionTime))
 	in := bufio.NewReader(c)
@@ -106,16 +122,20 @@ func converse(c net.Conn, table map[string]control) {
 		in.ReadByte() // nothing comes: this returns when the other side is gone
 		cancel()
 	}()
-	out := consult(ctx, table, line)
+	out := consult(ctx, device, table, line)
 	c.SetWriteDeadline(time.Now().Add(questionTime))
 	json.NewEncoder(c).Encode(out)
 }
 
 // consult finds who answers the question in line, and asks.
-func consult(ctx context.Context, table map[string]control, line []byte) reply {
+func consult(ctx context.Context, device string, table map[string]control, line []byte) reply {
 	var q question
 	err := json.Unmarshal(line, &q)
 	var result any
+	if err == nil && q.Device != "" && device != "" && q.Device != device {
+		err = &problem{err: errors.New("the daemon that answers has another mount of that path, in another mount namespace"), code: exitFailure,
+			hint: "mount one of the two at a path of its own"}
+	}
 	if err == nil {
 		if f := table[q.Op]; f != nil {
 			result, err = f(ctx, q.Args)
@@ -160,9 +180,15 @@ func putQuestion(dir, target, op string, args any) (net.Conn, error) {
 	if dir == "" {
 		return nil, fmt.Errorf("%w: it has no place for a socket", errNoDaemon)
 	}
+	mounts, err := readMounts()
+	if err != nil {
+		return nil, err
+	}
 	q := question{Op: op}
+	if m, ok := mountedAt(mounts, target); ok && m.Type == fsType {
+		q.Device = m.Device
+	}
 	if args != nil {
-		var err error
 		if q.Args, err = json.Marshal(args); err != nil {
 			return nil, err
 		}

@@ -22,6 +22,8 @@ func TestConverse(t *testing.T) {
 	}
 	for name, c := range map[string]struct{ in, out string }{
 		"result":      {`{"op":"echo","args":{"a":1}}` + "\n", `{"result":{"a":1}}`},
+		"this device": {`{"op":"echo","args":1,"device":"0:42"}` + "\n", `{"result":1}`},
+		"another":     {`{"op":"echo","args":1,"device":"0:43"}` + "\n", `{"error":"the daemon that answers has another mount of that path, in another mount namespace","hint":"mount one of the two at a path of its own","code":1}`},
 		"error":       {`{"op":"fail"}` + "\n", `{"error":"it failed","hint":"wait","code":5}`},
 		"unknown":     {`{"op":"dance"}` + "\n", `{"error":"the daemon does not know the request \"dance\"","hint":"it is of another version of plyfs: mount the volume again","code":7}`},
 		"not JSON":    {"hello\n", `{"error":"invalid character 'h' looking for beginning of value","code":1}`},
@@ -30,7 +32,7 @@ func TestConverse(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			here, there := net.Pipe()
-			go converse(there, table)
+			go converse(there, "0:42", table)
 			go func() {
 				here.Write([]byte(c.in))
 				if !strings.HasSuffix(c.in, "\n") {
@@ -50,7 +52,7 @@ func TestConverse(t *testing.T) {
 func TestAskerGone(t *testing.T) {
 	ended := make(chan struct{})
 	here, there := net.Pipe()
-	go converse(there, map[string]control{"wait": func(ctx context.Context, _ json.RawMessage) (any, error) {
+	go converse(there, "", map[string]control{"wait": func(ctx context.Context, _ json.RawMessage) (any, error) {
 		<-ctx.Done()
 		close(ended)
 		return nil, ctx.Err()

@@ -229,7 +229,7 @@ func (h *dockerHost) look(source, target string) (dockervolume.State, error) {
 		return dockervolume.Dead, nil
 	}
 	// Its ciphertext cannot be seen: go by the process.
-	if run := readRunFile(h.stateDir, target); run != nil && !run.alive() {
+	if run := runFileOf(h.stateDir, m); run != nil && !run.alive() {
 		return dockervolume.Dead, nil
 	}
 	return dockervolume.Serving, nil

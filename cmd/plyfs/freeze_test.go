@@ -2,9 +2,13 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -131,4 +135,63 @@ func TestFreezeEnds(t *testing.T) {
 	b.mount()
 	b.wantFile("file", "\n")
 	b.run(exitOK, "umount", b.mnt)
+}
+
+// otherNamespace makes a mount namespace with copies of what is mounted now, and
+// returns its file.
+func (b *bench) otherNamespace() (path string, end func()) {
+	b.t.Helper()
+	cmd := exec.Command("sleep", "3600")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
+	if err := cmd.Start(); err != nil {
+		b.t.Fatal(err)
+	}
+	end = sync.OnceFunc(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+	b.t.Cleanup(end)
+	return fmt.Sprintf("/proc/%d/ns/mnt", cmd.Process.Pid), end
+}
+
+// Who asks about a mount is not answered about that of another mount namespace
+// at the same path, least of all that it is frozen.
+func TestFreezeIsOfTheMountThatIsMeant(t *testing.T) {
+	needMounts(t)
+	b := newBench(t)
+	b.volume()
+	other := filepath.Join(b.dir, "other")
+	b.run(exitOK, "init", other)
+	namespace, _ := b.otherNamespace()
+	b.mount()
+	own := b.daemon()
+	if r := b.as("mount.plyfs", other, b.mnt, "-N", namespace); r.code != 0 {
+		t.Fatal(r)
+	}
+	theirs := b.daemon()
+	t.Cleanup(func() {
+		if theirs.alive() {
+			unix.Kill(theirs.PID, unix.SIGKILL)
+		}
+	})
+	if theirs.PID == own.PID {
+		t.Fatal("nothing was mounted in the other namespace")
+	}
+	wantText(t, "freeze", b.run(exitFailure, "freeze", b.mnt).stderr, "another mount namespace")
+	var s mountStatus
+	if err := json.Unmarshal([]byte(b.run(exitOK, "status", "--json", b.mnt).stdout), &s); err != nil {
+		t.Fatal(err)
+	}
+	if s.CipherDir != b.cipher || s.PID != 0 || s.Journal != nil {
+		t.Errorf("status tells of the other mount: %+v", s)
+	}
+	b.run(exitOK, "umount", b.mnt)
+	b.awaitEnd(own)
+	if !theirs.alive() {
+		t.Error("the other mount has gone too")
+	}
+	if r := b.as("umount.fuse.plyfs", b.mnt, "-N", namespace); r.code != 0 {
+		t.Error(r)
+	}
+	b.awaitEnd(theirs)
 }

@@ -92,6 +92,16 @@ func readRunFile(dir, target string) *runFile {
 	return &r
 }
 
+// runFileOf returns the run file of a mount, or nil. The one of its mountpoint may
+// be that of another volume, which is mounted there in another mount namespace.
+func runFileOf(dir string, m mountEntry) *runFile {
+	r := readRunFile(dir, m.Target)
+	if r == nil || r.Source != m.Source {
+		return nil
+	}
+	return r
+}
+
 // alive reports whether the daemon still runs.
 func (r *runFile) alive() bool {
 	start, err := startOf(r.PID)

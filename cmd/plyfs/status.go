@@ -116,7 +116,7 @@ func statusOf(con *console, m mountEntry) *mountStatus {
 		s.ReadOnly = s.ReadOnly || o == "ro"
 	}
 	config := filepath.Join(m.Source, keystore.ConfigName)
-	if r := readRunFile(stateDir(con), m.Target); r != nil {
+	if r := runFileOf(stateDir(con), m); r != nil {
 		s.Stores, s.Log, s.Audit = r.Stores, r.Log, r.Audit
 		if r.Config != "" {
 			config = r.Config

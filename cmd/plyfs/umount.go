@@ -96,7 +96,7 @@ func (how unmounting) unmount(con *console, m mountEntry) error {
 		return err
 	}
 	target := m.Target
-	run := readRunFile(stateDir(con), target)
+	run := runFileOf(stateDir(con), m)
 	if j := askJournal(stateDir(con), target); j != nil && j.Frozen != nil {
 		return &problem{err: fmt.Errorf("%s is frozen", target), code: exitBusy, hint: "end that first: plyfs thaw " + target}
 	}
@@ -105,7 +105,9 @@ func (how unmounting) unmount(con *console, m mountEntry) error {
 		return err
 	}
 	if dead {
-		os.Remove(runPath(stateDir(con), target))
+		if run != nil {
+			os.Remove(runPath(stateDir(con), target))
+		}
 		con.warn("%s had lost its daemon; the volume was not closed cleanly", target)
 		return nil
 	}

@@ -38,7 +38,7 @@ func findVolume(con *console, path, named string) (*volumeRef, error) {
 			continue
 		}
 		v.Targets = append(v.Targets, m.Target)
-		if r := readRunFile(stateDir(con), m.Target); r != nil && r.alive() {
+		if r := runFileOf(stateDir(con), m); r != nil && r.alive() {
 			v.live = r
 		}
 	}

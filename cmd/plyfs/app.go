@@ -70,6 +70,7 @@ func newApp(con *console) *cli.App {
 			versionCommand(con),
 			helpCommand(con),
 			daemonCommand(con),
+			dockerUnmountCommand(con),
 			completeCommand(con),
 			keyHelperCommand(con),
 		},

@@ -170,8 +170,12 @@ func (h *dockerHost) Mount(ctx context.Context, name, source, target string, o d
 	return h.run(ctx, true, append(args, "--", source, target)...)
 }
 
+// Unmount leaves a volume mounted, and is ErrBusy, if it is mounted elsewhere too:
+// a container of which all of the host is a volume has copies of its mounts. It is
+// ErrBusy as well if the daemon goes on after closingTime: it has much to close, or
+// serves where this process does not see it. A Mount then waits for its end.
 func (h *dockerHost) Unmount(ctx context.Context, source, target string) error {
-	err := h.run(ctx, false, "umount", "--", target)
+	err := h.run(ctx, false, dockerUnmountName, "--", target)
 	var p *problem
 	if errors.As(err, &p) && p.code == exitBusy {
 		return fmt.Errorf("%w: %w", dockervolume.ErrBusy, err)

@@ -255,6 +255,41 @@ func TestDockerPluginVolume(t *testing.T) {
 	}
 }
 
+// A mount namespace with copies of all mounts, such as that of a container which
+// watches the host, keeps a volume mounted: it neither holds up Docker nor keeps
+// the volume from the next container, and when it is gone the volume goes too.
+func TestDockerPluginMountedElsewhereToo(t *testing.T) {
+	b := newPluginBench(t)
+	b.must(b.ask("Create", dockerArgs{Name: "db"}, nil))
+	at := b.use("db", "one")
+	writeAndRead(t, at, "content")
+	daemon := b.daemonOf(at)
+	before, err := mountedVolume(at)
+	b.must(err)
+	_, end := b.otherNamespace()
+	b.client.Timeout = 2 * time.Minute
+	b.must(b.ask("Unmount", dockerArgs{Name: "db", ID: "one"}, nil))
+	if !daemon.alive() {
+		t.Fatal("its daemon has ended")
+	}
+	wantRead(t, b.use("db", "two"), "content")
+	writeAndRead(t, at, "more")
+	if after, err := mountedVolume(at); after != before {
+		t.Errorf("mounted as %v, then as %v, %v", before, after, err)
+	}
+	if now := b.daemonOf(at); now.PID != daemon.PID {
+		t.Error("another daemon serves")
+	}
+	b.must(b.ask("Unmount", dockerArgs{Name: "db", ID: "two"}, nil))
+	b.wantErr(b.ask("Remove", dockerArgs{Name: "db"}, nil), "mount namespace")
+	end()
+	awaitTrue(t, "Remove", func() bool { return b.ask("Remove", dockerArgs{Name: "db"}, nil) == nil })
+	b.awaitEnd(daemon)
+	if isMounted(t, at) {
+		t.Error("mounted for nobody")
+	}
+}
+
 // The paths that the plugin was given lead to theirs over symbolic links, while
 // the kernel tells of mounts without.
 func TestDockerPluginBehindSymlinks(t *testing.T) {

@@ -87,6 +87,7 @@ func findMount(place string) (mountEntry, error) {
 type unmounting struct {
 	flags    int           // MNT_DETACH or MNT_FORCE, or 0
 	patience time.Duration // how long to wait for a daemon that lives; 0: without end
+	last     bool          // only if it is the last mount of the volume, in any mount namespace
 }
 
 // unmount takes m away and waits for its daemon's end, unless it was detached.
@@ -101,6 +102,13 @@ func (how unmounting) unmount(con *console, m mountEntry) error {
 		return &problem{err: fmt.Errorf("%s is frozen", target), code: exitBusy, hint: "end that first: plyfs thaw " + target}
 	}
 	dead := isDead(m)
+	var clone *os.File
+	if how.last && !dead {
+		if clone, err = cloneMount(target); err != nil {
+			return err
+		}
+		defer clone.Close()
+	}
 	if err := detach(target, how.flags); err != nil {
 		return err
 	}
@@ -110,6 +118,12 @@ func (how unmounting) unmount(con *console, m mountEntry) error {
 		}
 		con.warn("%s had lost its daemon; the volume was not closed cleanly", target)
 		return nil
+	}
+	if clone != nil {
+		if err := putBack(clone, m.Device, target); err != nil {
+			return err
+		}
+		clone.Close()
 	}
 	for _, other := range mounts {
 		if other.Device == m.Device && other.Target != target {

@@ -228,7 +228,7 @@ func (p *Plugin) checkUnused(ctx context.Context, e *entry) error {
 	case err != nil:
 		return err
 	case st != Absent:
-		return fmt.Errorf("the volume is in use: files are open in %s, or another process holds it", p.target(e))
+		return fmt.Errorf("the volume is in use: files are open in %s, or another process or mount namespace holds it", p.target(e))
 	}
 	return nil
 }

@@ -45,6 +45,15 @@
 // and the volume mounted again; the containers of the old mount keep seeing
 // errors, the next container works.
 //
+// # Mounts elsewhere
+//
+// Another mount namespace may have a copy of a volume's mount, such as that of a
+// container which was given all of the host. Its daemon serves until the copy is
+// gone, too, so that an unmount here would end nothing and leave a volume that
+// cannot be mounted. It stays mounted instead, for nobody, and Docker is told of
+// success: the next Mount finds it serving, and the next Unmount, the removal and
+// the next plugin try again.
+//
 // # What Docker may say
 //
 // Names are of Docker's own alphabet, without a slash and without a leading

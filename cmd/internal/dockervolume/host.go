@@ -21,7 +21,8 @@ type Host interface {
 	// serves the volume in source at target.
 	Mount(ctx context.Context, name, source, target string, o Options) error
 	// Unmount returns when the volume is closed; ErrBusy if something of this
-	// machine still has files open at target.
+	// machine still has files open at target, or the volume mounted elsewhere:
+	// then it stays mounted. It waits for no more than seconds.
 	Unmount(ctx context.Context, source, target string) error
 	// State looks at what is mounted at target.
 	State(source, target string) (State, error)

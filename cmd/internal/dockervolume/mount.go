@@ -132,7 +132,7 @@ func (p *Plugin) unmountSettled(ctx context.Context, e *entry) (State, error) {
 			return st, err
 		}
 		if time.Since(start) >= p.config.Settle {
-			p.config.Log.Warn("nobody uses the volume, but files are open in it; it stays mounted", "volume", e.name)
+			p.config.Log.Warn("nobody uses the volume, but files are open in it, or it is mounted elsewhere too; its daemon goes on", "volume", e.name)
 			return st, nil
 		}
 		select {
@@ -144,7 +144,8 @@ func (p *Plugin) unmountSettled(ctx context.Context, e *entry) (State, error) {
 }
 
 // unmount ends the mount of e. One that a process of this machine still has
-// files open in stays: the next use finds it, or the removal.
+// files open in, or a mount namespace a copy of, stays: the next use finds it, or
+// the removal.
 func (p *Plugin) unmount(ctx context.Context, e *entry) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), unmountTime)
 	defer cancel()

@@ -104,10 +104,11 @@ func (how unmounting) unmount(con *console, m mountEntry) error {
 	dead := isDead(m)
 	var clone *os.File
 	if how.last && !dead {
-		if clone, err = cloneMount(target); err != nil {
-			return err
+		if clone, err = cloneMount(target); err != nil { // a kernel or a container that does not let it
+			con.warn("a copy of the mount in another mount namespace will hold the volume: %s", err)
+		} else {
+			defer clone.Close()
 		}
-		defer clone.Close()
 	}
 	if err := detach(target, how.flags); err != nil {
 		return err

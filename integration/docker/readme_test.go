@@ -140,6 +140,26 @@ func TestMonitoringContainer(t *testing.T) {
 	b.want("what the monitor sees then", b.do("exec", "monitor", "ls", "-A", at), "")
 }
 
+// One that was given copies of the mounts, against that advice, keeps a volume
+// mounted, but neither from other containers nor, once it is gone, from being
+// removed.
+func TestMonitoringContainerWithCopies(t *testing.T) {
+	b := newBench(t)
+	b.volume("copied")
+	b.container("user", "-v", "copied:/data", image, "sleep", "1000")
+	b.do("exec", "user", "sh", "-c", "echo x >/data/f")
+	b.container("monitor", "-v", b.path("volumes")+":/volumes:ro,rprivate", image, "sleep", "1000")
+	b.want("what the monitor sees", b.do("exec", "monitor", "cat", "/volumes/mnt/copied/f"), "x")
+	b.do("restart", "-t", "0", "user")
+	b.want("after a restart", b.do("exec", "user", "cat", "/data/f"), "x")
+	b.do("rm", "-f", "user")
+	b.run([]string{"-v", "copied:/data"}, "echo y >>/data/f")
+	b.want("what the monitor sees then", b.do("exec", "monitor", "cat", "/volumes/mnt/copied/f"), "x\ny")
+	b.fails([]string{"volume", "rm", "copied"}, "in use")
+	b.do("rm", "-f", "monitor")
+	b.do("volume", "rm", "copied")
+}
+
 // The README's compose file, with docker-compose as Debian has it.
 func TestCompose(t *testing.T) {
 	b := newBench(t)

@@ -260,13 +260,15 @@ func TestDockerPluginVolume(t *testing.T) {
 // the volume from the next container, and when it is gone the volume goes too.
 func TestDockerPluginMountedElsewhereToo(t *testing.T) {
 	b := newPluginBench(t)
+	b.part()
 	b.must(b.ask("Create", dockerArgs{Name: "db"}, nil))
 	at := b.use("db", "one")
 	writeAndRead(t, at, "content")
 	daemon := b.daemonOf(at)
 	before, err := mountedVolume(at)
 	b.must(err)
-	_, end := b.otherNamespace()
+	watcher := exec.Command("sleep", "3600")
+	b.elsewhere(watcher)
 	b.client.Timeout = 2 * time.Minute
 	b.must(b.ask("Unmount", dockerArgs{Name: "db", ID: "one"}, nil))
 	if !daemon.alive() {
@@ -282,7 +284,8 @@ func TestDockerPluginMountedElsewhereToo(t *testing.T) {
 	}
 	b.must(b.ask("Unmount", dockerArgs{Name: "db", ID: "two"}, nil))
 	b.wantErr(b.ask("Remove", dockerArgs{Name: "db"}, nil), "mount namespace")
-	end()
+	watcher.Process.Kill()
+	watcher.Wait()
 	awaitTrue(t, "Remove", func() bool { return b.ask("Remove", dockerArgs{Name: "db"}, nil) == nil })
 	b.awaitEnd(daemon)
 	if isMounted(t, at) {

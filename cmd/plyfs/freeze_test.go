@@ -2,12 +2,10 @@ package main
 
 import (
 	"encoding/json"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -137,21 +135,34 @@ func TestFreezeEnds(t *testing.T) {
 	b.run(exitOK, "umount", b.mnt)
 }
 
-// otherNamespace makes a mount namespace with copies of what is mounted now, and
-// returns its file.
-func (b *bench) otherNamespace() (path string, end func()) {
+// part makes the bench's directory a mount of its own, so that what is mounted and
+// unmounted below it from here on reaches no other mount namespace.
+func (b *bench) part() {
 	b.t.Helper()
-	cmd := exec.Command("sleep", "3600")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
+	if err := unix.Mount(b.dir, b.dir, "", unix.MS_BIND, ""); err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(func() { unix.Unmount(b.dir, unix.MNT_DETACH) })
+	if err := unix.Mount("", b.dir, "", unix.MS_PRIVATE, ""); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// elsewhere starts a command in a mount namespace with copies of what is mounted
+// now.
+func (b *bench) elsewhere(cmd *exec.Cmd) {
+	b.t.Helper()
+	// Go would make / private if it were to unshare, and there need be no mount.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS, Setsid: true}
 	if err := cmd.Start(); err != nil {
 		b.t.Fatal(err)
 	}
-	end = sync.OnceFunc(func() {
-		cmd.Process.Kill()
-		cmd.Wait()
+	b.t.Cleanup(func() {
+		if cmd.ProcessState == nil {
+			cmd.Process.Kill()
+			cmd.Wait()
+		}
 	})
-	b.t.Cleanup(end)
-	return fmt.Sprintf("/proc/%d/ns/mnt", cmd.Process.Pid), end
 }
 
 // Who asks about a mount is not answered about that of another mount namespace
@@ -159,23 +170,33 @@ func (b *bench) otherNamespace() (path string, end func()) {
 func TestFreezeIsOfTheMountThatIsMeant(t *testing.T) {
 	needMounts(t)
 	b := newBench(t)
+	b.part()
 	b.volume()
-	other := filepath.Join(b.dir, "other")
+	other, log := filepath.Join(b.dir, "other"), filepath.Join(b.dir, "other.log")
 	b.run(exitOK, "init", other)
-	namespace, _ := b.otherNamespace()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs := b.command("plyfs")
+	theirs.Path = "/bin/sh"
+	theirs.Args = []string{"sh", "-c", `read go && exec "$@"`, "sh", self, "mount", "-f", "--log", log, other, b.mnt}
+	start, err := theirs.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.elsewhere(theirs)
 	b.mount()
 	own := b.daemon()
-	if r := b.as("mount.plyfs", other, b.mnt, "-N", namespace); r.code != 0 {
-		t.Fatal(r)
+	if _, err := start.Write([]byte("\n")); err != nil {
+		t.Fatal(err)
 	}
-	theirs := b.daemon()
-	t.Cleanup(func() {
-		if theirs.alive() {
-			unix.Kill(theirs.PID, unix.SIGKILL)
-		}
+	awaitTrue(t, "the mount in the other namespace", func() bool {
+		text, _ := os.ReadFile(log)
+		return strings.Contains(string(text), "msg=mounted")
 	})
-	if theirs.PID == own.PID {
-		t.Fatal("nothing was mounted in the other namespace")
+	if now := b.daemon(); now.PID != theirs.Process.Pid {
+		t.Fatalf("the run file is of %d", now.PID)
 	}
 	wantText(t, "freeze", b.run(exitFailure, "freeze", b.mnt).stderr, "another mount namespace")
 	var s mountStatus
@@ -187,11 +208,8 @@ func TestFreezeIsOfTheMountThatIsMeant(t *testing.T) {
 	}
 	b.run(exitOK, "umount", b.mnt)
 	b.awaitEnd(own)
-	if !theirs.alive() {
-		t.Error("the other mount has gone too")
+	theirs.Process.Signal(unix.SIGTERM) // unmounts
+	if err := theirs.Wait(); err != nil {
+		t.Errorf("the other mount ended with %v", err)
 	}
-	if r := b.as("umount.fuse.plyfs", b.mnt, "-N", namespace); r.code != 0 {
-		t.Error(r)
-	}
-	b.awaitEnd(theirs)
 }

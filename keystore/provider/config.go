@@ -79,12 +79,20 @@ func readConfig(path string) (*config, error) {
 
 // onlyOwnerWrites returns ErrPermissions unless root or the caller owns what st is of, and nobody else can write it.
 func onlyOwnerWrites(what string, st fs.FileInfo) error {
-	sys, ok := st.Sys().(*syscall.Stat_t)
-	if !ok || sys.Uid != 0 && int(sys.Uid) != os.Geteuid() {
-		return fmt.Errorf("%s belongs neither to root nor to the user who runs plyfs: %w", what, keystore.ErrPermissions)
+	if err := ownOrRoots(what, st); err != nil {
+		return err
 	}
 	if st.Mode().Perm()&0o022 != 0 {
 		return fmt.Errorf("%s has mode %04o and can be written by others: %w", what, st.Mode().Perm(), keystore.ErrPermissions)
+	}
+	return nil
+}
+
+// ownOrRoots returns ErrPermissions for what belongs to another user than root and the one who runs plyfs.
+func ownOrRoots(what string, st fs.FileInfo) error {
+	sys, ok := st.Sys().(*syscall.Stat_t)
+	if !ok || sys.Uid != 0 && int(sys.Uid) != os.Geteuid() {
+		return fmt.Errorf("%s belongs neither to root nor to the user who runs plyfs: %w", what, keystore.ErrPermissions)
 	}
 	return nil
 }
@@ -159,7 +167,7 @@ func (c *config) environ(have []string, path string) []string {
 }
 
 // findProgram looks a program up in the absolute directories of a search path. One that others can write is refused,
-// and so is one in a directory that others can write.
+// and so is one in a directory that is another user's or that everybody can write.
 func findProgram(name, path string) (string, error) {
 	for _, dir := range filepath.SplitList(path) {
 		if !filepath.IsAbs(dir) {
@@ -175,6 +183,9 @@ func findProgram(name, path string) (string, error) {
 		}
 		if st, err = os.Stat(dir); err != nil || st.Mode().Perm()&0o002 != 0 {
 			return "", fmt.Errorf("program %s lies in a directory that everybody can write: %w", file, keystore.ErrPermissions)
+		}
+		if err := ownOrRoots("directory "+dir, st); err != nil {
+			return "", err
 		}
 		return file, nil
 	}

@@ -107,17 +107,25 @@ func TestHostRefusesWhatOthersCanWrite(t *testing.T) {
 	}
 }
 
-func TestHostRefusesFileOfAnother(t *testing.T) {
+func TestHostRefusesWhatIsAnothers(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root to give a file away")
 	}
-	h := newHost(t)
-	file := h.write(t, "cmk", `{"program": "fake"}`)
-	if err := os.Chown(file, 1000, 1000); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := h.Provider("cmk"); !errors.Is(err, keystore.ErrPermissions) {
-		t.Errorf("got %v", err)
+	for _, what := range []string{"file", "directory of programs"} {
+		h := newHost(t)
+		file := h.write(t, "cmk", `{"program": "mine"}`)
+		if err := os.WriteFile(filepath.Join(h.dir, "plyfs-key-mine"), []byte("#!/bin/sh\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if what != "file" {
+			file = h.dir
+		}
+		if err := os.Chown(file, 1000, 1000); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := h.Provider("cmk"); !errors.Is(err, keystore.ErrPermissions) {
+			t.Errorf("%s: got %v", what, err)
+		}
 	}
 }
 

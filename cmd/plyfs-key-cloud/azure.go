@@ -124,6 +124,9 @@ func azureError(err error) error {
 		return fmt.Errorf("Azure Key Vault: %w", err)
 	}
 	text := fmt.Sprintf("Azure Key Vault: status %d %s", r.StatusCode, r.ErrorCode)
+	if r.ErrorCode == "" { // no answer of Azure's, but of a proxy before it
+		return errors.New(text)
+	}
 	switch r.StatusCode {
 	case 401, 403, 404, 409:
 		return protocol.Denied("%s", text)

@@ -125,6 +125,7 @@ func TestAzureErrors(t *testing.T) {
 		want    string
 	}{
 		{azureFailure{403, "Forbidden"}, protocol.KindDenied},
+		{azureFailure{403, ""}, protocol.KindUnavailable},
 		{azureFailure{404, "KeyNotFound"}, protocol.KindDenied},
 		{azureFailure{409, "ObjectIsDeletedButRecoverable"}, protocol.KindDenied},
 		{azureFailure{400, "BadParameter"}, protocol.KindInvalid},

@@ -97,6 +97,8 @@ func vaultError(err error) error {
 	}
 	text := fmt.Sprintf("Vault: status %d: %s", r.StatusCode, strings.Join(r.Errors, "; "))
 	switch {
+	case r.RawError: // no answer of Vault's, but of a proxy before it
+		return errors.New(text)
 	case r.StatusCode == 403, r.StatusCode == 404:
 		return protocol.Denied("%s", text)
 	case r.StatusCode == 400 && contains(text, "key not found", "disallowed by policy", "no longer"):

@@ -123,6 +123,19 @@ func TestVaultErrors(t *testing.T) {
 	c.refuses(t, wrapped, protocol.KindUnavailable, "Vault")
 }
 
+// A proxy has no say in who may use a key.
+func TestVaultBehindAProxyIsUnavailable(t *testing.T) {
+	for _, status := range []int{403, 404, 400} {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(status)
+			fmt.Fprint(w, "<html>Access to this site is forbidden</html>")
+		}))
+		v := &fakeVault{Server: s}
+		with(v.settings(t, "root")).refuses(t, []byte("vault:v1:x"), protocol.KindUnavailable, "")
+		s.Close()
+	}
+}
+
 // gocloud.dev takes such answers apart without looking.
 func TestVaultNonsenseIsUnavailable(t *testing.T) {
 	for _, body := range []string{"", "{}", `{"data": {}}`, `{"data": {"plaintext": 7}}`, "<html>"} {

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -89,16 +90,50 @@ func (h *dockerHost) Make(ctx context.Context, name, dir string, o dockervolume.
 		return h.run(ctx, true, append(args, "--", dir)...)
 	}
 	place := filepath.Dir(config)
-	os.Remove(place) // if it is empty: of a call that was cut off
+	dropUnmade(place)
 	if err := os.Mkdir(place, 0o700); errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("%s is there and may hold the keys of a volume of that name: move it away only if that volume is gone for good: %w", place, err)
 	} else if err != nil {
 		return fmt.Errorf("directory of the wrapped keys: %w", err)
 	}
-	if err := h.run(ctx, true, append(args, "--config="+config, "--", dir)...); err != nil {
+	mark := markOf(place, dir)
+	err := os.WriteFile(mark, nil, 0o600)
+	if err == nil {
+		err = h.run(ctx, true, append(args, "--config="+config, "--", dir)...)
+	}
+	if err == nil {
+		err = os.Remove(mark)
+	}
+	if err != nil {
 		return errors.Join(err, forgetConfig(config))
 	}
 	return nil
+}
+
+const markPrefix = "unmade-"
+
+// markOf is a file that says, until the keys in place are whole, that they are of
+// the volume that is made in dir.
+func markOf(place, dir string) string { return filepath.Join(place, markPrefix+filepath.Base(dir)) }
+
+// dropUnmade removes a place for keys that holds none.
+func dropUnmade(place string) {
+	entries, err := os.ReadDir(place)
+	if err == nil && !slices.ContainsFunc(entries, func(e os.DirEntry) bool { return !strings.HasPrefix(e.Name(), markPrefix) }) {
+		os.RemoveAll(place)
+	}
+}
+
+func (h *dockerHost) Unmake(name, dir string) error {
+	config := h.keys.config(name)
+	if config == "" {
+		return nil
+	}
+	mine, err := exists(markOf(filepath.Dir(config), dir))
+	if err != nil || !mine {
+		return err
+	}
+	return forgetConfig(config)
 }
 
 // Forget erases the wrapped keys of a volume and removes its journal.

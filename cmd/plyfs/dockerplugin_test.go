@@ -480,15 +480,28 @@ func TestDockerPluginKeys(t *testing.T) {
 		t.Error("they are gone")
 	}
 
-	// Those of a Create that was cut off, and the place for them, are in nobody's way.
+	// Those of a Create that was cut off, and the place for them, are in nobody's way;
+	// without a sign that they are its own they stay.
 	b.end(unix.SIGKILL)
-	b.must(os.Mkdir(filepath.Join(b.state, "new/db.0123456789abcdef"), 0o700))
+	half := filepath.Join(b.state, "new/db.0123456789abcdef")
+	b.must(os.Mkdir(half, 0o700))
+	b.start(flags...)
+	if there, _ := exists(unknown); !there {
+		t.Error("another volume's are gone")
+	}
+	b.end(unix.SIGKILL)
+	b.must(os.Mkdir(half, 0o700))
+	b.must(os.WriteFile(markOf(filepath.Dir(unknown), half), nil, 0o600))
 	b.start(flags...)
 	if there, _ := exists(filepath.Dir(unknown)); there {
 		t.Error("they are there")
 	}
 	b.must(os.Mkdir(filepath.Dir(unknown), 0o700))
+	b.must(os.WriteFile(markOf(filepath.Dir(unknown), half), nil, 0o600))
 	b.must(b.ask("Create", dockerArgs{Name: "db"}, nil))
+	if left, _ := filepath.Glob(filepath.Join(configs, "db/*")); len(left) != 2 { // two copies
+		t.Errorf("beside its keys: %q", left)
+	}
 }
 
 // Passphrases come from where the plugin's own command line says.

@@ -75,7 +75,7 @@ func TestCreateCutOffIsForgotten(t *testing.T) {
 	}
 	r.must(writeVolume(filepath.Join(r.dir, "state/data/whole"), Description{"default", "default", 4096, 2}))
 	r.start()
-	r.wantCalls("forget d.b")
+	r.wantCalls("unmake d.b")
 	r.wantNames("known:0 whole:0")
 	if left := r.holds("new"); left != "" {
 		t.Errorf("new/ holds %q", left)

@@ -75,6 +75,13 @@ func (h *fakeHost) Describe(_, dir string) (d Description, err error) {
 	return d, json.Unmarshal(b, &d)
 }
 
+func (h *fakeHost) Unmake(name, _ string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.note("unmake %s", name)
+	return nil
+}
+
 func (h *fakeHost) Forget(name string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()

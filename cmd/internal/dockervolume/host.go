@@ -14,6 +14,9 @@ type Host interface {
 	// Describe reads what a volume says of itself, without keys. dir is its
 	// ciphertext directory.
 	Describe(name, dir string) (Description, error)
+	// Unmake removes what a Make of name in dir that was cut off left elsewhere, and
+	// nothing else. It can be repeated.
+	Unmake(name, dir string) error
 	// Forget removes what was kept elsewhere than in the ciphertext directory of
 	// a volume that Make made, or is gone. It can be repeated.
 	Forget(name string) error

@@ -167,7 +167,7 @@ func (p *Plugin) dropUnmade() error {
 			continue // a volume of a state file that was lost
 		}
 		if errors.Is(err, os.ErrNotExist) {
-			err = p.config.Host.Forget(name)
+			err = p.config.Host.Unmake(name, p.path("new", d.Name()))
 		}
 		if err != nil {
 			return fmt.Errorf("volume %s, which was not made whole: %w", name, err)

@@ -83,14 +83,14 @@ func (m *mounting) answer() (stop func()) {
 		m.log.Warn("the daemon answers no questions", "error", err)
 		return func() {}
 	}
-	table, device := m.controls(), deviceAt(m.r.Target)
+	table := m.controls()
 	go func() {
 		for {
 			c, err := l.Accept()
 			if err != nil {
 				return
 			}
-			go converse(c, device, table)
+			go converse(c, m.device, table)
 		}
 	}()
 	return func() { l.Close() }

@@ -164,9 +164,9 @@ func keyNotes(notes []storeNote) (keys []keyNote) {
 	return keys
 }
 
-// unmount has the helper unmount: the daemon itself may not any more.
-func (c *keyClient) unmount(ctx context.Context, target string, lazy bool) error {
-	a, err := c.ask(ctx, keyQuestion{Op: "unmount", Target: target, Lazy: lazy})
+// unmount has the helper unmount, as detachFor: the daemon itself may not any more.
+func (c *keyClient) unmount(ctx context.Context, target, device string, lazy bool) error {
+	a, err := c.ask(ctx, keyQuestion{Op: "unmount", Target: target, Device: device, Lazy: lazy})
 	switch {
 	case err != nil:
 		return err

@@ -41,6 +41,7 @@ type keyQuestion struct {
 	Request *request `json:"request,omitempty"` // of open
 	Keys    bool     `json:"keys,omitempty"`    // of validate: the answer is to hold them
 	Target  string   `json:"target,omitempty"`  // of unmount
+	Device  string   `json:"device,omitempty"`  // of unmount: of what is meant, as deviceAt tells
 	Lazy    bool     `json:"lazy,omitempty"`    // of unmount: also while it is in use
 
 	Pin    keystore.Pin `json:"pin"`              // of check-pins, raise-pins
@@ -202,7 +203,7 @@ func (h *helper) answer(ctx context.Context, to io.Writer, q *keyQuestion) {
 		a = h.unlock(ctx, q)
 		clearStack()
 	case "unmount":
-		if err := detachFor(q.Target, q.Lazy); err != nil {
+		if err := detachFor(q.Target, q.Device, q.Lazy); err != nil {
 			a.Error = err.Error()
 			errors.As(err, &a.Errno)
 		}

@@ -211,7 +211,8 @@ type mounting struct {
 	own      *ownFiles
 	start    string // of this process, as startOf tells
 	audit    *audit
-	detached bool // by a signal, while files are open
+	device   string // of the mount, as deviceAt tells; its own as long as it lives
+	detached bool   // while files are open
 
 	journal backing.Dir // nil if it is in the ciphertext directory
 }
@@ -348,7 +349,7 @@ func (m *mounting) mount(ctx context.Context) error {
 	if err != nil {
 		return &problem{err: errors.Join(fmt.Errorf("mount at %s: %w", m.r.Target, err), m.volume.Close()), code: exitMount, hint: mountHint(err, o.AllowOther == mountopt.On)}
 	}
-	m.server = server
+	m.server, m.device = server, deviceAt(m.r.Target)
 	return nil
 }
 
@@ -385,7 +386,11 @@ func (m *mounting) wait(signals <-chan os.Signal, log *daemonLog, h host) error 
 				m.audit.reopen()
 				continue
 			}
-			m.unmount(s, log)
+			select {
+			case <-m.server.Ended(): // what is at the mountpoint now is not this mount
+			default:
+				m.unmount(s, log)
+			}
 		}
 	}
 }
@@ -403,16 +408,20 @@ func (m *mounting) unmount(s os.Signal, log *daemonLog) {
 	m.volume.Thaw() // what is written while it ends would wait for ever
 	ctx, cancel := context.WithTimeout(context.Background(), unmountTime)
 	defer cancel()
-	err := m.helper.unmount(ctx, m.r.Target, false)
-	if err == nil {
-		return
+	err := m.helper.unmount(ctx, m.r.Target, m.device, false)
+	if errors.Is(err, unix.EBUSY) {
+		if err = m.helper.unmount(ctx, m.r.Target, m.device, true); err == nil {
+			log.Warn("files are open; the mount is detached and serves them until they are closed", "target", m.r.Target)
+			m.detached = true
+		}
 	}
-	log.Warn("files are open; the mount is detached and serves them until they are closed", "target", m.r.Target, "error", err)
-	if err := m.helper.unmount(ctx, m.r.Target, true); err != nil {
-		log.Error("cannot detach the mount", "target", m.r.Target, "error", err)
-		return
+	switch {
+	case errors.Is(err, unix.EINVAL):
+		log.Warn("the mount was detached before; files are open, and served until they are closed", "target", m.r.Target)
+		m.detached = true
+	case err != nil:
+		log.Error("cannot unmount", "target", m.r.Target, "error", err)
 	}
-	m.detached = true
 }
 
 func (m *mounting) runFile(place string) *runFile {

@@ -188,9 +188,14 @@ func fusermount() string {
 	return "/usr/bin/fusermount3"
 }
 
-// detachFor is umount(2) for a daemon that may not itself. A lazy one also takes
-// a mount out of the tree that is in use.
-func detachFor(target string, lazy bool) error {
+// detachFor is umount(2) for a daemon that may not itself, of the filesystem of a
+// device alone: another one may be mounted at target by now. It is EINVAL where
+// that filesystem is mounted nowhere. A lazy one also takes a mount out of the
+// tree that is in use.
+func detachFor(target, device string, lazy bool) error {
+	if deviceAt(target) != device {
+		return notAt(target, device)
+	}
 	flags, words := unix.UMOUNT_NOFOLLOW, []string{"-u", target}
 	if lazy {
 		flags, words = flags|unix.MNT_DETACH, []string{"-u", "-z", target}
@@ -201,6 +206,25 @@ func detachFor(target string, lazy bool) error {
 			return nil
 		} else if strings.Contains(string(out), "busy") {
 			err = unix.EBUSY
+		}
+	}
+	return err
+}
+
+// notAt says why the filesystem of a device is not what is seen at target.
+func notAt(target, device string) error {
+	mounts, err := readMounts()
+	if err != nil {
+		return err
+	}
+	err = unix.EINVAL
+	for _, m := range mounts {
+		switch {
+		case m.Device != device:
+		case m.Target == target:
+			return fmt.Errorf("something else is mounted over it at %s", target)
+		default:
+			err = fmt.Errorf("it is not mounted at %s any more, but at %s", target, m.Target)
 		}
 	}
 	return err

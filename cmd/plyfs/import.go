@@ -115,6 +115,10 @@ func importError(ctx context.Context, err error) error {
 		return &problem{err: err, code: exitExists, hint: "import into a new directory, or move away what is there"}
 	case errors.Is(err, treecopy.ErrChanged):
 		return &problem{err: err, code: exitBusy, hint: "stop what writes to it, and " + again}
+	case errors.Is(err, treecopy.ErrForeign):
+		return &problem{err: err, code: exitExists, hint: "find out who made it, and remove it"}
+	case errors.Is(err, treecopy.ErrReplaced):
+		return &problem{err: err, code: exitBusy, hint: "look at what is there, keep others out of the target, and " + again}
 	case errors.Is(err, treecopy.ErrVerify):
 		return &problem{err: err, code: exitIO, hint: "check the disk and the memory of this machine"}
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT), errors.Is(err, unix.EIO):

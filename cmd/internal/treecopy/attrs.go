@@ -10,22 +10,22 @@ import (
 )
 
 // bestow gives to what from has beside its content: owner, extended attributes
-// with ACLs, mode, times, in an order in which none undoes another.
+// with ACLs, mode, times, in an order in which none undoes another. to is a path
+// by a descriptor (byFD): it leads to the very file, and is followed.
 func bestow(from, to string, st *unix.Stat_t) error {
-	if err := unix.Lchown(to, int(st.Uid), int(st.Gid)); err != nil {
+	if err := unix.Chown(to, int(st.Uid), int(st.Gid)); err != nil {
 		return fmt.Errorf("owner: %w", err)
 	}
-	link := st.Mode&unix.S_IFMT == unix.S_IFLNK
-	if !link {
+	// While the mode may still let its owner write: extended attributes ask for that.
+	if err := copyXattrs(from, to); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFLNK {
 		if err := unix.Chmod(to, st.Mode&0o7777); err != nil {
 			return fmt.Errorf("mode: %w", err)
 		}
 	}
-	if err := copyXattrs(from, to); err != nil {
-		return err
-	}
-	times := []unix.Timespec{st.Atim, st.Mtim}
-	if err := unix.UtimesNanoAt(unix.AT_FDCWD, to, times, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	if err := unix.UtimesNanoAt(unix.AT_FDCWD, to, []unix.Timespec{st.Atim, st.Mtim}, 0); err != nil {
 		return fmt.Errorf("times: %w", err)
 	}
 	return nil
@@ -50,7 +50,7 @@ func copyXattrs(from, to string) error {
 		}
 		value, err := xattr(func(b []byte) (int, error) { return unix.Lgetxattr(from, name, b) })
 		if err == nil {
-			err = unix.Lsetxattr(to, name, value, 0)
+			err = unix.Setxattr(to, name, value, 0)
 		}
 		if err != nil {
 			return fmt.Errorf("extended attribute %s: %w", name, err)
@@ -66,7 +66,7 @@ func dropACLs(to string, names []byte) error {
 		if slices.Contains(strings.Split(string(names), "\x00"), name) {
 			continue
 		}
-		err := unix.Lremovexattr(to, name)
+		err := unix.Removexattr(to, name)
 		if err != nil && !errors.Is(err, unix.ENODATA) && !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EPERM) {
 			return fmt.Errorf("extended attribute %s: %w", name, err)
 		}

@@ -15,15 +15,16 @@ import (
 // hands to a FUSE filesystem as one request.
 const chunk = 1 << 20
 
-// copyContent makes work the content of the regular file from, durable and
-// verified, going on with what an interrupted copy left.
+// copyContent makes the content of the file work that of the regular file from,
+// durable and verified, going on with what an interrupted copy left. work is
+// followed (byFD).
 func (c *copier) copyContent(ctx context.Context, e *entry, from, work string) error {
 	src, err := os.OpenFile(from, os.O_RDONLY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return err
 	}
 	defer src.Close()
-	dst, err := os.OpenFile(work, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	dst, err := os.OpenFile(work, os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
@@ -164,7 +165,7 @@ func unchanged(src *os.File, was *unix.Stat_t) error {
 	if err := unix.Fstat(int(src.Fd()), &now); err != nil {
 		return err
 	}
-	if now.Size != was.Size || now.Mtim != was.Mtim || now.Ctim != was.Ctim {
+	if now.Dev != was.Dev || now.Ino != was.Ino || now.Size != was.Size || now.Mtim != was.Mtim || now.Ctim != was.Ctim {
 		return ErrChanged
 	}
 	return nil

@@ -31,12 +31,13 @@ const workers = 4
 
 // copier is a copy under way.
 type copier struct {
-	from, to string
-	plan     *plan
-	files    atomic.Int64
-	present  atomic.Int64
-	bytes    atomic.Int64
-	tell     func(Progress)
+	from    string
+	target  *target
+	plan    *plan
+	files   atomic.Int64
+	present atomic.Int64
+	bytes   atomic.Int64
+	tell    func(Progress)
 }
 
 // Copy copies the content of the directory from into the directory to, which
@@ -49,19 +50,24 @@ func Copy(ctx context.Context, from, to string, tell func(Progress)) (Result, er
 	if err != nil {
 		return Result{}, err
 	}
-	c := &copier{from: from, to: to, plan: p, tell: tell}
-	if err := c.makeDirs(); err != nil {
-		return c.result(), err
+	t, err := openTarget(to)
+	if err != nil {
+		return Result{}, err
 	}
-	if err := c.clearWork(); err != nil {
-		return c.result(), err
+	defer t.Close()
+	c := &copier{from: from, target: t, plan: p, tell: tell}
+	err = c.clearWork()
+	if err == nil {
+		err = c.makeDirs()
 	}
-	err = c.copyFiles(ctx)
+	if err == nil {
+		err = c.copyFiles(ctx)
+	}
 	if err == nil {
 		err = each(ctx, p.links, c.makeLink)
 	}
 	if err == nil {
-		err = os.Remove(filepath.Join(to, WorkDir))
+		err = unix.Unlinkat(int(t.root.Fd()), WorkDir, unix.AT_REMOVEDIR)
 	}
 	if err == nil {
 		err = c.finishDirs()
@@ -86,8 +92,7 @@ func (c *copier) clearWork() error {
 			wanted[e.workName()] = true
 		}
 	}
-	dir := filepath.Join(c.to, WorkDir)
-	left, err := os.ReadDir(dir)
+	left, err := c.target.work.ReadDir(-1)
 	if err != nil {
 		return err
 	}
@@ -95,8 +100,12 @@ func (c *copier) clearWork() error {
 		if wanted[d.Name()] && d.Type().IsRegular() {
 			continue
 		}
-		if err := os.Remove(filepath.Join(dir, d.Name())); err != nil {
-			return err
+		flag := 0
+		if d.IsDir() {
+			flag = unix.AT_REMOVEDIR
+		}
+		if err := unix.Unlinkat(int(c.target.work.Fd()), d.Name(), flag); err != nil {
+			return &os.PathError{Op: "remove", Path: filepath.Join(WorkDir, d.Name()), Err: err}
 		}
 	}
 	return nil
@@ -112,23 +121,12 @@ func (c *copier) add(n int64) {
 	}
 }
 
-// makeDirs makes the directories and gives them their owners, so that nobody
-// gets more rights than in the source, not even for a moment. Their times and full
-// modes come last.
+// makeDirs makes the directories, for nobody but the caller: what they have in
+// the source comes last, so that nobody gets more rights than there, not even for
+// a moment.
 func (c *copier) makeDirs() error {
-	for _, e := range append([]*entry{{path: WorkDir}}, c.plan.dirs...) {
-		to := filepath.Join(c.to, e.path)
-		err := os.Mkdir(to, 0o700)
-		if errors.Is(err, os.ErrNotExist) && e.path == WorkDir { // the target itself
-			err = os.MkdirAll(to, 0o700)
-		}
-		if errors.Is(err, os.ErrExist) {
-			var st unix.Stat_t
-			if err = unix.Lstat(to, &st); err == nil && st.Mode&unix.S_IFMT != unix.S_IFDIR {
-				err = fmt.Errorf("%s %w", to, ErrDiffers)
-			}
-		}
-		if err != nil {
+	for _, e := range c.plan.dirs {
+		if err := c.target.makeDir(e.path, e.workName()); err != nil {
 			return err
 		}
 	}
@@ -139,22 +137,23 @@ func (c *copier) makeDirs() error {
 // and makes them durable.
 func (c *copier) finishDirs() error {
 	for i := len(c.plan.dirs) - 1; i >= 0; i-- {
-		e := c.plan.dirs[i]
-		to := filepath.Join(c.to, e.path)
-		if err := bestow(filepath.Join(c.from, e.path), to, &e.st); err != nil {
-			return err
-		}
-		d, err := os.Open(to)
-		if err != nil {
-			return err
-		}
-		err = d.Sync()
-		d.Close()
-		if err != nil {
+		if err := c.finishDir(c.plan.dirs[i]); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (c *copier) finishDir(e *entry) error {
+	d, err := c.target.dir(e.path, unix.O_RDONLY)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := bestow(filepath.Join(c.from, e.path), byFD(d), &e.st); err != nil {
+		return fmt.Errorf("%s: %w", e.path, err)
+	}
+	return d.Sync()
 }
 
 // copyFiles copies all that is neither directory nor link.
@@ -196,8 +195,12 @@ func (c *copier) copyFile(ctx context.Context, e *entry) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	from, to := filepath.Join(c.from, e.path), filepath.Join(c.to, e.path)
-	there, err := c.inPlace(e, to)
+	parent, name, err := c.target.parent(e.path)
+	if err != nil {
+		return err
+	}
+	defer parent.Close()
+	there, err := c.inPlace(e, parent, name)
 	if err != nil {
 		return err
 	}
@@ -209,53 +212,75 @@ func (c *copier) copyFile(ctx context.Context, e *entry) error {
 		}
 		return nil
 	}
-	work := filepath.Join(c.to, WorkDir, e.workName())
-	if e.kind() == unix.S_IFREG {
-		err = c.copyContent(ctx, e, from, work)
-	} else {
-		err = makeSpecial(e, from, work)
-	}
-	if err == nil {
-		err = bestow(from, work, &e.st)
-	}
-	if err == nil && e.kind() == unix.S_IFREG {
-		err = syncFile(work)
-	}
-	if err == nil {
-		err = unix.Renameat2(unix.AT_FDCWD, work, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
-	}
-	if err != nil {
+	if err := c.copyNew(ctx, e, parent, name); err != nil {
 		return fmt.Errorf("%s: %w", e.path, err)
 	}
 	c.done()
 	return nil
 }
 
+// copyNew copies a file and gives it its place, which is name in parent.
+func (c *copier) copyNew(ctx context.Context, e *entry, parent *os.File, name string) error {
+	from := filepath.Join(c.from, e.path)
+	work, err := c.workFile(e, from)
+	if err != nil {
+		return err
+	}
+	defer work.Close()
+	if e.kind() == unix.S_IFREG {
+		err = c.copyContent(ctx, e, from, byFD(work))
+	}
+	if err == nil {
+		err = bestow(from, byFD(work), &e.st)
+	}
+	if err == nil && e.kind() == unix.S_IFREG {
+		err = syncFile(byFD(work))
+	}
+	if err == nil {
+		err = c.target.place(work, e.workName(), parent, name)
+	}
+	return err
+}
+
 // inPlace reports whether an earlier copy has put e into its place.
-func (c *copier) inPlace(e *entry, to string) (bool, error) {
+func (c *copier) inPlace(e *entry, parent *os.File, name string) (bool, error) {
 	var st unix.Stat_t
-	err := unix.Lstat(to, &st)
+	err := unix.Fstatat(int(parent.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW)
 	if errors.Is(err, unix.ENOENT) {
 		return false, nil
 	}
 	if err != nil {
-		return false, &os.PathError{Op: "stat", Path: to, Err: err}
+		return false, &os.PathError{Op: "stat", Path: e.path, Err: err}
 	}
 	same := st.Mode == e.st.Mode && st.Mtim == e.st.Mtim && st.Rdev == e.st.Rdev && st.Size == e.st.Size && st.Uid == e.st.Uid && st.Gid == e.st.Gid
 	if !same {
-		return false, fmt.Errorf("%s %w from the source; nothing is overwritten", to, ErrDiffers)
+		return false, c.differs(e)
 	}
 	return true, nil
 }
 
+func (c *copier) differs(e *entry) error {
+	return fmt.Errorf("%s %w from the source; nothing is overwritten", filepath.Join(c.target.path, e.path), ErrDiffers)
+}
+
 // makeLink gives a file that is in place a further name.
 func (c *copier) makeLink(_ context.Context, e *entry) error {
-	old, to := filepath.Join(c.to, e.link), filepath.Join(c.to, e.path)
-	err := unix.Linkat(unix.AT_FDCWD, old, unix.AT_FDCWD, to, 0)
+	oldDir, old, err := c.target.parent(e.link)
+	if err != nil {
+		return err
+	}
+	defer oldDir.Close()
+	dir, name, err := c.target.parent(e.path)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	err = unix.Linkat(int(oldDir.Fd()), old, int(dir.Fd()), name, 0)
 	if errors.Is(err, unix.EEXIST) {
 		var a, b unix.Stat_t
-		if err = errors.Join(unix.Lstat(old, &a), unix.Lstat(to, &b)); err == nil && a.Ino != b.Ino {
-			err = fmt.Errorf("%s %w from the source; nothing is overwritten", to, ErrDiffers)
+		err = errors.Join(unix.Fstatat(int(oldDir.Fd()), old, &a, unix.AT_SYMLINK_NOFOLLOW), unix.Fstatat(int(dir.Fd()), name, &b, unix.AT_SYMLINK_NOFOLLOW))
+		if err == nil && a.Ino != b.Ino {
+			return c.differs(e)
 		} else if err == nil {
 			c.present.Add(1)
 		}
@@ -267,19 +292,40 @@ func (c *copier) makeLink(_ context.Context, e *entry) error {
 	return nil
 }
 
-// makeSpecial makes a symlink, fifo or device.
-func makeSpecial(e *entry, from, work string) error {
-	if err := os.Remove(work); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
+// workFile opens, as a place (O_PATH), what becomes e in WorkDir: what an
+// interrupted copy left of a regular file, or something new.
+func (c *copier) workFile(e *entry, from string) (*os.File, error) {
+	dir, name := int(c.target.work.Fd()), e.workName()
+	if e.kind() == unix.S_IFREG {
+		err := unix.Mknodat(dir, name, unix.S_IFREG|0o600, 0)
+		if err != nil && !errors.Is(err, unix.EEXIST) {
+			return nil, err
+		}
+	} else if err := makeSpecial(e, from, dir, name); err != nil {
+		return nil, err
 	}
+	for {
+		fd, err := unix.Openat(dir, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if err == nil {
+			return os.NewFile(uintptr(fd), name), nil
+		}
+		if !errors.Is(err, unix.EINTR) {
+			return nil, err
+		}
+	}
+}
+
+// makeSpecial makes a symlink, fifo or device. There is none of that name:
+// clearWork removes what is not regular.
+func makeSpecial(e *entry, from string, dir int, name string) error {
 	if e.kind() == unix.S_IFLNK {
 		target, err := os.Readlink(from)
 		if err != nil {
 			return err
 		}
-		return os.Symlink(target, work)
+		return unix.Symlinkat(target, dir, name)
 	}
-	return unix.Mknod(work, e.kind()|0o600, int(e.st.Rdev))
+	return unix.Mknodat(dir, name, e.kind()|0o600, int(e.st.Rdev))
 }
 
 func syncFile(path string) error {

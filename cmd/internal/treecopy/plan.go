@@ -23,6 +23,11 @@ var (
 	ErrChanged = errors.New("changed while it was copied")
 	// ErrVerify reports that what was read back is not what was written.
 	ErrVerify = errors.New("does not read back as it was written")
+	// ErrForeign reports a WorkDir that others than the caller get into.
+	ErrForeign = errors.New("is not a directory of the user who imports with mode 0700")
+	// ErrReplaced reports something in the target that somebody exchanged while
+	// it was copied.
+	ErrReplaced = errors.New("was replaced by somebody while it was copied")
 )
 
 // inode names a file of the source.

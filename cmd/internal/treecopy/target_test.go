@@ -1,0 +1,113 @@
+package treecopy
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// The target may be somebody else's, who exchanges what is in it meanwhile: what
+// a symlink there leads to is not touched, and no other directory taken for one
+// of the copy.
+func TestCopyIntoForeignTarget(t *testing.T) {
+	for name, swap := range map[string]func(place, victim string) error{
+		"a symlink": func(place, victim string) error { return os.Symlink(victim, place) },
+		"a directory": func(place, victim string) error {
+			return os.Rename(victim, place)
+		},
+	} {
+		for _, dir := range []string{"empty", "db"} {
+			t.Run(name+" for "+dir, func(t *testing.T) {
+				from := filepath.Join(t.TempDir(), "from")
+				must(t, os.MkdirAll(filepath.Join(from, "empty"), 0o777))
+				must(t, os.Chmod(filepath.Join(from, "empty"), 0o777))
+				must(t, os.Mkdir(filepath.Join(from, "db"), 0o777))
+				must(t, os.Chmod(filepath.Join(from, "db"), 0o777))
+				must(t, os.WriteFile(filepath.Join(from, "db/small"), []byte("small"), 0o600))
+				must(t, os.WriteFile(filepath.Join(from, "large"), noise(1, 2*chunk), 0o600))
+				to := t.TempDir()
+				must(t, os.Chown(to, 1234, 1234))
+				victim := filepath.Join(to, "victim")
+				must(t, os.Mkdir(victim, 0o700))
+				v, err := os.Open(victim)
+				must(t, err)
+				defer v.Close()
+				var once sync.Once
+				_, err = Copy(context.Background(), from, to, func(Progress) {
+					once.Do(func() {
+						must(t, os.Rename(filepath.Join(to, dir), filepath.Join(to, "away")))
+						must(t, swap(filepath.Join(to, dir), victim))
+					})
+				})
+				if !errors.Is(err, ErrReplaced) {
+					t.Errorf("%v, want ErrReplaced", err)
+				}
+				var st unix.Stat_t
+				must(t, unix.Fstat(int(v.Fd()), &st))
+				if st.Mode&0o7777 != 0o700 {
+					t.Errorf("the other directory has mode %o", st.Mode)
+				}
+				if in, err := v.ReadDir(-1); err != nil || len(in) != 0 {
+					t.Errorf("in the other directory: %v, %v", in, err)
+				}
+			})
+		}
+	}
+}
+
+// A directory for files under way that others get into is refused, and nothing
+// copied.
+func TestForeignWorkDirIsRefused(t *testing.T) {
+	for name, spoil := range map[string]func(path string) error{
+		"everybody's": func(p string) error { return errors.Join(os.Mkdir(p, 0o700), os.Chmod(p, 0o777)) },
+		"another's":   func(p string) error { return errors.Join(os.Mkdir(p, 0o700), os.Chown(p, 1234, 1234)) },
+		"a symlink":   func(p string) error { return errors.Join(os.Mkdir(p+"2", 0o700), os.Symlink(p+"2", p)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			from, to := sourceTree(t), t.TempDir()
+			must(t, spoil(filepath.Join(to, WorkDir)))
+			if _, err := Copy(context.Background(), from, to, nil); !errors.Is(err, ErrForeign) && !errors.Is(err, ErrDiffers) {
+				t.Errorf("%v, want a refusal", err)
+			}
+			if _, err := os.Lstat(filepath.Join(to, "large")); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("copied: %v", err)
+			}
+		})
+	}
+}
+
+// What is under way is given its place only as what was verified.
+func TestOnlyTheVerifiedFileIsPlaced(t *testing.T) {
+	dir := t.TempDir()
+	tg, err := openTarget(dir)
+	must(t, err)
+	defer tg.Close()
+	work := filepath.Join(dir, WorkDir, "1-2")
+	must(t, os.WriteFile(work, []byte("verified"), 0o600))
+	f, err := os.Open(work)
+	must(t, err)
+	defer f.Close()
+	must(t, os.Rename(work, filepath.Join(dir, "away")))
+	must(t, os.WriteFile(work, []byte("another"), 0o600))
+	if err := tg.place(f, "1-2", tg.root, "f"); !errors.Is(err, ErrReplaced) {
+		t.Errorf("%v, want ErrReplaced", err)
+	}
+	if _, err := os.Lstat(filepath.Join(dir, "f")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("in its place: %v", err)
+	}
+}
+
+// No component of the target's path may be a symlink: it was resolved before.
+func TestTargetBehindSymlinkIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	must(t, os.Mkdir(filepath.Join(dir, "real"), 0o700))
+	must(t, os.Symlink("real", filepath.Join(dir, "link")))
+	if _, err := Copy(context.Background(), sourceTree(t), filepath.Join(dir, "link/new"), nil); err == nil {
+		t.Error("copied")
+	}
+}

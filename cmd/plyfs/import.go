@@ -53,7 +53,11 @@ func importDir(con *console, from, to string, asJSON bool) error {
 	if to == from || strings.HasPrefix(to, from+"/") {
 		return usageError("", "%s lies in %s", to, from)
 	}
-	if users := writersBelow(from); len(users) > 0 {
+	users, err := writersBelow(from)
+	if err != nil {
+		return err
+	}
+	if len(users) > 0 {
 		return &problem{err: fmt.Errorf("%s is in use", from), code: exitBusy, hint: "stop " + strings.Join(users, ", ") + " first"}
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
@@ -125,41 +129,6 @@ func importError(ctx context.Context, err error) error {
 		return &problem{err: err, code: exitIO, hint: again}
 	}
 	return err
-}
-
-// writersBelow names processes that have files below dir open to write.
-func writersBelow(dir string) []string {
-	links, _ := filepath.Glob("/proc/[0-9]*/fd/*")
-	seen := map[string]bool{}
-	var users []string
-	for _, link := range links {
-		to, err := os.Readlink(link)
-		if err != nil || !strings.HasPrefix(to, dir+"/") {
-			continue
-		}
-		proc := filepath.Dir(filepath.Dir(link))
-		if seen[proc] || !opensToWrite(proc, filepath.Base(link)) {
-			continue
-		}
-		seen[proc] = true
-		users = append(users, processName(proc))
-	}
-	return users
-}
-
-func opensToWrite(proc, fd string) bool {
-	info, err := os.ReadFile(proc + "/fdinfo/" + fd)
-	if err != nil {
-		return false
-	}
-	for line := range strings.Lines(string(info)) {
-		if rest, ok := strings.CutPrefix(line, "flags:"); ok {
-			var flags int
-			_, err := fmt.Sscanf(strings.TrimSpace(rest), "%o", &flags)
-			return err == nil && flags&unix.O_ACCMODE != unix.O_RDONLY
-		}
-	}
-	return false
 }
 
 // meter shows how far a copy is, now and then.

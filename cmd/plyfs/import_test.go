@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/plyfs/plyfs/cmd/internal/treecopy"
 )
 
@@ -31,6 +33,25 @@ func TestImport(t *testing.T) {
 
 	// A server that still runs is named.
 	open, err := os.OpenFile(filepath.Join(from, "ibdata1"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r = b.run(exitBusy, "import", from, b.mnt)
+	wantText(t, "standard error", r.stderr, "is in use", "stop ")
+	open.Close()
+
+	// Also one that has its files open by another path, as in a container.
+	other := filepath.Join(b.dir, "other-path")
+	if err := os.Mkdir(other, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount(from, other, "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	open, err = os.OpenFile(filepath.Join(other, "db/t.ibd"), os.O_RDWR, 0)
+	if err == nil {
+		err = unix.Unmount(other, unix.MNT_DETACH)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,6 +25,13 @@ func (c *copier) copyContent(ctx context.Context, e *entry, from, work string) e
 	}
 	defer src.Close()
 	dst, err := os.OpenFile(work, os.O_RDWR, 0)
+	if errors.Is(err, os.ErrPermission) {
+		// An interrupted copy had given it the source's mode, which keeps out its
+		// owner, too.
+		if err = os.Chmod(work, 0o600); err == nil {
+			dst, err = os.OpenFile(work, os.O_RDWR, 0)
+		}
+	}
 	if err != nil {
 		return err
 	}
@@ -70,8 +77,11 @@ func (c *copier) copyContent(ctx context.Context, e *entry, from, work string) e
 	if err == nil {
 		err = verify(ctx, src, dst, e.st.Size, b)
 	}
-	if err == nil {
-		err = unchanged(src, &e.st)
+	if err == nil || errors.Is(err, ErrVerify) {
+		// A source that was written to does not read back as it was copied either.
+		if changed := unchanged(src, &e.st); changed != nil {
+			err = changed
+		}
 	}
 	c.add(e.st.Size - counted) // holes at the end
 	return err

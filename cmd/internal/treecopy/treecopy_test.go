@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -348,4 +349,64 @@ func TestCopyOfSourceThatChangesLater(t *testing.T) {
 			}
 		})
 	}
+}
+
+// One that is written to while its copy is read back has changed: nothing is
+// wrong with the disk.
+func TestChangeBeforeVerifyIsNoFault(t *testing.T) {
+	from := filepath.Join(t.TempDir(), "from")
+	must(t, os.Mkdir(from, 0o700))
+	file := filepath.Join(from, "f")
+	must(t, os.WriteFile(file, noise(1, 2*chunk), 0o600))
+	past := time.Now().Add(-time.Hour)
+	must(t, os.Chtimes(file, past, past))
+	to := t.TempDir()
+	_, err := Copy(context.Background(), from, to, func(p Progress) {
+		if p.Bytes == p.AllBytes {
+			must(t, os.WriteFile(file, noise(2, 2*chunk), 0o600))
+		}
+	})
+	if !errors.Is(err, ErrChanged) || errors.Is(err, ErrVerify) {
+		t.Errorf("%v, want ErrChanged", err)
+	}
+	if _, err := os.Lstat(filepath.Join(to, "f")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("in its place: %v", err)
+	}
+}
+
+// A copy that was killed after it had given a file under way a mode that keeps
+// out its owner goes on, for somebody who is not root as well.
+func TestUserGoesOnWithReadOnlyFile(t *testing.T) {
+	const uid = 1234
+	d, err := os.Open(t.TempDir())
+	must(t, err)
+	defer d.Close()
+	from, work := byFD(d)+"/from", byFD(d)+"/work"
+	content := noise(7, 2*chunk+99)
+	must(t, os.WriteFile(from, content, 0o444))
+	must(t, os.WriteFile(work, content[:chunk+5], 0o444))
+	must(t, errors.Join(d.Chown(uid, uid), os.Chown(from, uid, uid), os.Chown(work, uid, uid)))
+	e := &entry{path: "from"}
+	must(t, unix.Lstat(from, &e.st))
+	c := &copier{plan: &plan{}}
+	asUser(t, uid, func() error { return c.copyContent(context.Background(), e, from, work) })
+	if got, err := os.ReadFile(work); err != nil || !bytes.Equal(got, content) {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+}
+
+// asUser calls f with the rights that a user has on files. f must not leave its
+// goroutine.
+func asUser(t *testing.T, uid int, f func() error) {
+	t.Helper()
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with its rights
+		err := unix.Setfsuid(uid)
+		if err == nil {
+			err = f()
+		}
+		done <- err
+	}()
+	must(t, <-done)
 }

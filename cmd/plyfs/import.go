@@ -53,6 +53,9 @@ func importDir(con *console, from, to string, asJSON bool) error {
 	if to == from || strings.HasPrefix(to, from+"/") {
 		return usageError("", "%s lies in %s", to, from)
 	}
+	if strings.HasPrefix(from, to+"/") {
+		return usageError("import into a new directory in it", "%s lies in %s", from, to)
+	}
 	users, err := writersBelow(from)
 	if err != nil {
 		return err
@@ -119,6 +122,8 @@ func importError(ctx context.Context, err error) error {
 		return &problem{err: err, code: exitExists, hint: "import into a new directory, or move away what is there"}
 	case errors.Is(err, treecopy.ErrChanged):
 		return &problem{err: err, code: exitBusy, hint: "stop what writes to it, and " + again}
+	case errors.Is(err, treecopy.ErrSource):
+		return usageError("", "%w", err)
 	case errors.Is(err, treecopy.ErrForeign):
 		return &problem{err: err, code: exitExists, hint: "find out who made it, and remove it"}
 	case errors.Is(err, treecopy.ErrReplaced):

@@ -84,6 +84,8 @@ func TestImport(t *testing.T) {
 	b.write("new/db/t.ibd", "other")
 	r = b.run(exitExists, "import", from, filepath.Join(b.mnt, "new"))
 	wantText(t, "standard error", r.stderr, "nothing is overwritten")
+	r = b.run(exitUsage, "import", filepath.Join(b.mnt, "new"), b.mnt)
+	wantText(t, "standard error", r.stderr, "lies in")
 	b.run(exitUsage, "import", b.mnt, filepath.Join(b.mnt, "new/inside"))
 	b.run(exitOK, "umount", b.mnt)
 }

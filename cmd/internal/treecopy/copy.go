@@ -43,14 +43,13 @@ type copier struct {
 // Copy copies the content of the directory from into the directory to, which
 // is made if it is missing. tell, if not nil, hears of the progress, from several
 // goroutines. When it returns nil all of it is durable and was read back. Errors:
-// ErrDiffers, ErrChanged, ErrVerify, the filesystems' own; whatever was
-// finished stays, and the next Copy goes on from there.
+// those of this package and the filesystems' own; whatever was finished stays, and the next Copy goes on from there.
 func Copy(ctx context.Context, from, to string, tell func(Progress)) (Result, error) {
 	p, err := makePlan(ctx, from)
 	if err != nil {
 		return Result{}, err
 	}
-	t, err := openTarget(to)
+	t, err := openTarget(to, p.sources())
 	if err != nil {
 		return Result{}, err
 	}

@@ -23,6 +23,8 @@ var (
 	ErrChanged = errors.New("changed while it was copied")
 	// ErrVerify reports that what was read back is not what was written.
 	ErrVerify = errors.New("does not read back as it was written")
+	// ErrSource reports a target with a directory that is one of the source, or in one.
+	ErrSource = errors.New("is in the source")
 	// ErrForeign reports a WorkDir that others than the caller get into.
 	ErrForeign = errors.New("is not a directory of the user who imports with mode 0700")
 	// ErrReplaced reports something in the target that somebody exchanged while
@@ -111,6 +113,15 @@ func (p *plan) add(e *entry, first map[inode]string) {
 	if e.kind() == unix.S_IFREG {
 		p.bytes += e.st.Size
 	}
+}
+
+// sources returns the directories of the source.
+func (p *plan) sources() map[inode]bool {
+	dirs := map[inode]bool{}
+	for _, e := range p.dirs {
+		dirs[e.inode()] = true
+	}
+	return dirs
 }
 
 // unchanged compares the source with what it was when the plan was made: a file

@@ -20,19 +20,26 @@ type target struct {
 	root *os.File         // the target itself
 	work *os.File         // WorkDir
 	dirs map[string]inode // those of the copy, by paths below root
+
+	sources map[inode]bool // the source's directories, none of which is copied into
 }
 
 // openTarget opens the directory at path, which is made if it is missing, and
-// in it WorkDir.
-func openTarget(path string) (*target, error) {
+// in it WorkDir. It is refused below any directory of sources.
+func openTarget(path string, sources map[inode]bool) (*target, error) {
 	root, err := openDir(path)
 	if errors.Is(err, unix.ENOENT) {
-		root, err = makeTarget(path)
+		root, err = makeTarget(path, sources)
+	} else if err == nil {
+		err = refuseBelow(root, sources)
 	}
 	if err != nil {
+		if root != nil {
+			root.Close()
+		}
 		return nil, err
 	}
-	t := &target{path: path, root: root, dirs: map[string]inode{}}
+	t := &target{path: path, root: root, sources: sources, dirs: map[string]inode{}}
 	if t.work, err = t.openWork(); err != nil {
 		t.root.Close()
 		return nil, err
@@ -47,16 +54,40 @@ func openDir(path string) (*os.File, error) {
 	return openHow(unix.AT_FDCWD, path, path, unix.O_PATH|unix.O_DIRECTORY, unix.RESOLVE_NO_SYMLINKS)
 }
 
-func makeTarget(path string) (*os.File, error) {
+func makeTarget(path string, sources map[inode]bool) (*os.File, error) {
 	parent, err := openDir(filepath.Dir(path))
 	if err != nil {
 		return nil, err
 	}
 	defer parent.Close()
+	if err := refuseBelow(parent, sources); err != nil {
+		return nil, err
+	}
 	if err := unix.Mkdirat(int(parent.Fd()), filepath.Base(path), 0o700); err != nil {
 		return nil, &os.PathError{Op: "mkdir", Path: path, Err: err}
 	}
 	return openAt(parent, filepath.Base(path), path, unix.O_PATH|unix.O_DIRECTORY)
+}
+
+// refuseBelow is ErrSource if dir or any directory above it is one of sources,
+// which it may be by another path, on a bind mount.
+func refuseBelow(dir *os.File, sources map[inode]bool) error {
+	at, was := dir, inode{}
+	for {
+		is, err := inodeOf(at)
+		if err != nil || is == was { // the root is above itself
+			return err
+		}
+		if sources[is] {
+			return fmt.Errorf("%s: %w", dir.Name(), ErrSource)
+		}
+		up, err := openHow(int(at.Fd()), "..", dir.Name(), unix.O_PATH|unix.O_DIRECTORY, 0)
+		if err != nil {
+			return err
+		}
+		defer up.Close()
+		at, was = up, is
+	}
 }
 
 // openWork opens WorkDir, made if it is missing. One that somebody else owns or
@@ -177,6 +208,9 @@ func (t *target) makeDir(path, workName string) error {
 		return err
 	}
 	t.dirs[path], err = inodeOf(d)
+	if err == nil && t.sources[t.dirs[path]] {
+		err = fmt.Errorf("%s: %w", d.Name(), ErrSource)
+	}
 	return err
 }
 

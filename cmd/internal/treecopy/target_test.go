@@ -84,7 +84,7 @@ func TestForeignWorkDirIsRefused(t *testing.T) {
 // What is under way is given its place only as what was verified.
 func TestOnlyTheVerifiedFileIsPlaced(t *testing.T) {
 	dir := t.TempDir()
-	tg, err := openTarget(dir)
+	tg, err := openTarget(dir, nil)
 	must(t, err)
 	defer tg.Close()
 	work := filepath.Join(dir, WorkDir, "1-2")
@@ -109,5 +109,37 @@ func TestTargetBehindSymlinkIsRefused(t *testing.T) {
 	must(t, os.Symlink("real", filepath.Join(dir, "link")))
 	if _, err := Copy(context.Background(), sourceTree(t), filepath.Join(dir, "link/new"), nil); err == nil {
 		t.Error("copied")
+	}
+}
+
+// The source is not copied into itself, by whatever path the target leads there,
+// nor one of its directories changed.
+func TestTargetInSourceIsRefused(t *testing.T) {
+	for name, places := range map[string]func(dir string) (from, to string, err error){
+		"itself": func(dir string) (string, string, error) {
+			return dir, dir, nil
+		},
+		"by another path": func(dir string) (string, string, error) {
+			other := dir + "-mounted"
+			return other, filepath.Join(dir, "db/new"), errors.Join(os.Mkdir(other, 0o700), unix.Mount(dir, other, "", unix.MS_BIND, ""))
+		},
+		"in the target": func(dir string) (string, string, error) {
+			return filepath.Join(dir, "db"), dir, os.Mkdir(filepath.Join(dir, "db/db"), 0o700)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "dir")
+			must(t, os.MkdirAll(filepath.Join(dir, "db"), 0o755))
+			from, to, err := places(dir)
+			must(t, err)
+			if from == dir+"-mounted" {
+				defer func() { must(t, unix.Unmount(from, unix.MNT_DETACH)) }()
+			}
+			want := describe(t, from)
+			if _, err := Copy(context.Background(), from, to, nil); !errors.Is(err, ErrSource) {
+				t.Errorf("%v, want ErrSource", err)
+			}
+			wantSame(t, describe(t, from), want)
+		})
 	}
 }

@@ -73,12 +73,7 @@ func (m *mounting) answer() (stop func()) {
 	if m.r.StateDir == "" {
 		return func() {}
 	}
-	path := socketPath(m.r.StateDir, m.r.Target)
-	os.Remove(path) // of a daemon that was killed: the lock on the volume is ours
-	l, err := net.Listen("unix", path)
-	if err == nil {
-		err = os.Chmod(path, 0o600) // the directory is 0700
-	}
+	l, remove, err := listenAt(m.r.StateDir, socketPath(m.r.StateDir, m.r.Target))
 	if err != nil {
 		m.log.Warn("the daemon answers no questions", "error", err)
 		return func() {}
@@ -93,7 +88,37 @@ func (m *mounting) answer() (stop func()) {
 			go converse(c, m.device, table)
 		}
 	}()
-	return func() { l.Close() }
+	return func() {
+		remove()
+		l.Close()
+	}
+}
+
+// listenAt listens on a socket in a state directory, in place of one that is
+// there. remove, to be called before the listener is closed, takes it away, unless
+// another one has its place by then.
+func listenAt(dir, path string) (l *net.UnixListener, remove func(), err error) {
+	unlock, _ := lockState(dir)
+	defer unlock()
+	os.Remove(path) // of a daemon that was killed, or has no mount here any more: the lock on the volume is ours
+	l, err = net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, nil, err
+	}
+	l.SetUnlinkOnClose(false)
+	err = os.Chmod(path, 0o600) // the directory is 0700
+	own, e := os.Lstat(path)
+	if err = errors.Join(err, e); err != nil {
+		l.Close()
+		return nil, nil, err
+	}
+	return l, func() {
+		unlock, _ := lockState(dir)
+		defer unlock()
+		if there, err := os.Lstat(path); err == nil && os.SameFile(own, there) {
+			os.Remove(path)
+		}
+	}, nil
 }
 
 // deviceAt is the device, major:minor, of what is mounted at target, or "". It is

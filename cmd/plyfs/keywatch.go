@@ -27,6 +27,8 @@ type keyState struct {
 	Layers     []layerState `json:"layers"`
 	Revalidate string       `json:"revalidate"` // the interval, 0s for never
 	Grace      string       `json:"grace"`
+	// Lost says what the daemon cannot do any more since its helper has ended.
+	Lost string `json:"lost,omitempty"`
 }
 
 type keyAccess string
@@ -86,6 +88,21 @@ func (w *keyWatch) run(ctx context.Context) {
 		}
 		w.validate(ctx)
 	}
+}
+
+// watchHelper tells when the helper ends before ctx does.
+func (w *keyWatch) watchHelper(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-w.helper.gone:
+	}
+	if ctx.Err() != nil {
+		return
+	}
+	lost := errNoHelper.Error() + ": the keys are not validated any more, and a signal may not unmount the volume"
+	w.log.Error(lost, "hint", "unmount the volume with 'plyfs umount', and mount it again")
+	w.set(func(s *keyState) { s.Lost = lost })
 }
 
 // pause is how long the next validation has time.

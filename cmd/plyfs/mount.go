@@ -186,9 +186,8 @@ func checkTarget(source, target string) error {
 				hint: "a volume is mounted once; mount --bind makes a second place"}
 		}
 	}
-	if m, ok := mountedAt(mounts, target); ok && m.Type == fsType {
-		return &problem{err: fmt.Errorf("%s: another volume is mounted there, %s", target, m.Source), code: exitBusy,
-			hint: "unmount it, or choose another mountpoint"}
+	if err := checkFree(mounts, target); err != nil {
+		return err
 	}
 	st, err := os.Stat(target)
 	switch {
@@ -198,6 +197,15 @@ func checkTarget(source, target string) error {
 		return &problem{err: fmt.Errorf("mountpoint %s is not a directory", target), code: exitMount}
 	}
 	return checkNesting(source, target)
+}
+
+// checkFree refuses a mountpoint at which a volume is mounted.
+func checkFree(mounts []mountEntry, target string) error {
+	if m, ok := mountedAt(mounts, target); ok && m.Type == fsType {
+		return &problem{err: fmt.Errorf("%s: another volume is mounted there, %s", target, m.Source), code: exitBusy,
+			hint: "unmount it, or choose another mountpoint"}
+	}
+	return nil
 }
 
 // removeDead takes away mounts at target whose daemon is gone.

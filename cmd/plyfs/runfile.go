@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // runFile is what a daemon leaves under /run while it serves, for status and
@@ -100,6 +102,39 @@ func runFileOf(dir string, m mountEntry) *runFile {
 		return nil
 	}
 	return r
+}
+
+// sameProcess reports whether r and o are of one daemon.
+func (r *runFile) sameProcess(o *runFile) bool { return r.PID == o.PID && r.Start == o.Start }
+
+// stateLockTime bounds how long lockState waits.
+const stateLockTime = 10 * time.Second
+
+// lockState takes the lock on a state directory, which it makes. Mounts appear,
+// and run files and sockets change, under it, so that who looks before he acts
+// acts on what he saw. Who cannot have it goes on without; unlock is never nil.
+func lockState(dir string) (unlock func(), err error) {
+	unlock = func() {}
+	if dir == "" {
+		return unlock, nil
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return unlock, err
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return unlock, err
+	}
+	for start := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+		err := unix.Flock(int(d.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return func() { d.Close() }, nil
+		}
+		if time.Since(start) > stateLockTime || err != unix.EWOULDBLOCK && err != unix.EINTR {
+			d.Close()
+			return unlock, &os.PathError{Op: "lock", Path: dir, Err: err}
+		}
+	}
 }
 
 // alive reports whether the daemon still runs.

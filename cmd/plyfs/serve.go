@@ -32,8 +32,6 @@ type host struct {
 const (
 	// lockWait is how long a mount waits for one that is ending.
 	lockWait = 60 * time.Second
-	// unmountTime bounds how long an unmount may take the helper.
-	unmountTime = 30 * time.Second
 	// lockStep is how often it looks whether it is still wanted.
 	lockStep = 250 * time.Millisecond
 )
@@ -89,16 +87,14 @@ func serve(ctx context.Context, r *request, h host) (err error) {
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
 	defer signal.Stop(signals)
-	if err := m.mount(ctx); err != nil {
+	if err := m.appear(ctx, log); err != nil {
 		return err
-	}
-	if err := m.writeRunFile(log.Place); err != nil {
-		log.Warn("status will not know this mount's process", "error", err)
 	}
 	m.keys = newKeyWatch(m, time.Now())
 	watching, stopWatching := context.WithCancel(context.Background())
 	defer stopWatching()
 	go m.keys.run(watching)
+	go m.keys.watchHelper(watching)
 	m.own = openOwn()
 	guard.Confined = guard.miss("the daemon is not confined to its directories", confine(m.workplaces(log), m.readable()))
 	if guard.Note != "" {
@@ -323,11 +319,35 @@ func volumeError(err error) error {
 	return err
 }
 
+// appear mounts the volume, unless one was mounted there meanwhile, and leaves
+// its run file.
+func (m *mounting) appear(ctx context.Context, log *daemonLog) error {
+	unlock, err := lockState(m.r.StateDir)
+	defer unlock()
+	if err != nil {
+		log.Warn("another mount at this mountpoint would not be noticed", "error", err)
+	}
+	if err := m.mount(ctx); err != nil {
+		return err
+	}
+	if err := writeRunFile(m.r.StateDir, m.runFile(log.Place)); err != nil {
+		log.Warn("status will not know this mount's process", "error", err)
+	}
+	return nil
+}
+
 // mount hands the volume to the kernel.
 func (m *mounting) mount(ctx context.Context) error {
+	mounts, err := readMounts()
+	if err == nil {
+		err = checkFree(mounts, m.r.Target)
+	}
 	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
 		m.volume.Close()
-		return context.Cause(ctx)
+		return err
 	}
 	o := &m.r.Mount.Options
 	server, err := fs.Mount(m.r.Target, m.volume, fs.Options{
@@ -367,63 +387,6 @@ func mountHint(err error, allowOther bool) string {
 	return ""
 }
 
-// wait serves until the mount ends, and returns the error of closing the
-// volume. SIGTERM and SIGINT unmount; SIGHUP opens the log file anew.
-func (m *mounting) wait(signals <-chan os.Signal, log *daemonLog, h host) error {
-	closed := make(chan error, 1)
-	go func() { closed <- m.server.Wait() }()
-	ended := m.server.Ended()
-	for {
-		select {
-		case <-ended:
-			ended = nil
-			h.stopping()
-		case err := <-closed:
-			return err
-		case s := <-signals:
-			if s == unix.SIGHUP {
-				log.reopen()
-				m.audit.reopen()
-				continue
-			}
-			select {
-			case <-m.server.Ended(): // what is at the mountpoint now is not this mount
-			default:
-				m.unmount(s, log)
-			}
-		}
-	}
-}
-
-// unmount ends the mount. While files are open in it, it is taken out of the
-// tree and served on until the last is closed: killing it would lose nothing
-// that was synced, but take a database's files from under it. Another signal
-// then is answered with a line in the log.
-func (m *mounting) unmount(s os.Signal, log *daemonLog) {
-	if m.detached {
-		log.Warn("files are still open; they are served until they are closed, SIGKILL would end that", "target", m.r.Target, "signal", s.String())
-		return
-	}
-	log.Info("unmounting", "target", m.r.Target, "signal", s.String())
-	m.volume.Thaw() // what is written while it ends would wait for ever
-	ctx, cancel := context.WithTimeout(context.Background(), unmountTime)
-	defer cancel()
-	err := m.helper.unmount(ctx, m.r.Target, m.device, false)
-	if errors.Is(err, unix.EBUSY) {
-		if err = m.helper.unmount(ctx, m.r.Target, m.device, true); err == nil {
-			log.Warn("files are open; the mount is detached and serves them until they are closed", "target", m.r.Target)
-			m.detached = true
-		}
-	}
-	switch {
-	case errors.Is(err, unix.EINVAL):
-		log.Warn("the mount was detached before; files are open, and served until they are closed", "target", m.r.Target)
-		m.detached = true
-	case err != nil:
-		log.Error("cannot unmount", "target", m.r.Target, "error", err)
-	}
-}
-
 func (m *mounting) runFile(place string) *runFile {
 	if m.start == "" { // once it is confined, it cannot be asked for
 		m.start, _ = startOf(os.Getpid())
@@ -434,24 +397,25 @@ func (m *mounting) runFile(place string) *runFile {
 	}
 }
 
-func (m *mounting) writeRunFile(place string) error {
-	return writeRunFile(m.r.StateDir, m.runFile(place))
-}
-
 // endRunFile takes the run file away, or, where the volume could not be
-// closed, leaves in it why. It is called with the lock held, so that whoever
-// finds the lock free finds the run file final.
+// closed, leaves in it why. It is called with the volume's lock held, so that
+// whoever finds that free finds the run file final. The run file of a mount that
+// was made at the same place since stays.
 func (m *mounting) endRunFile(closing error) {
 	if m.r.StateDir == "" {
 		return
 	}
-	if closing == nil {
+	unlock, _ := lockState(m.r.StateDir)
+	defer unlock()
+	f, there := m.runFile(""), readRunFile(m.r.StateDir, m.r.Target)
+	switch {
+	case there != nil && !there.sameProcess(f):
+	case closing == nil:
 		os.Remove(runPath(m.r.StateDir, m.r.Target))
-		return
+	default:
+		f.CloseError = closing.Error()
+		writeRunFile(m.r.StateDir, f)
 	}
-	f := m.runFile("")
-	f.CloseError = closing.Error()
-	writeRunFile(m.r.StateDir, f)
 }
 
 // withPassphrases returns the keyring with its passphrases at hand: they are

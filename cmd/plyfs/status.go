@@ -139,6 +139,9 @@ func statusOf(con *console, m mountEntry) *mountStatus {
 	if s.Hygiene != nil && s.Hygiene.Note != "" {
 		s.Notes = append(s.Notes, s.Hygiene.Note)
 	}
+	if s.Keys != nil && s.Keys.Lost != "" {
+		s.Notes = append(s.Notes, s.Keys.Lost+"; unmount the volume with 'plyfs umount', and mount it again")
+	}
 	if s.Layers == 1 {
 		s.Notes = append(s.Notes, "the volume has one layer of encryption")
 	}

@@ -259,7 +259,7 @@ func (how unmounting) awaitClosed(con *console, source, target string, run *runF
 		return nil // nothing is known of its end
 	}
 	left := readRunFile(stateDir(con), target)
-	if left == nil || left.PID != run.PID || left.Start != run.Start {
+	if left == nil || !left.sameProcess(run) {
 		return nil
 	}
 	os.Remove(runPath(stateDir(con), target))

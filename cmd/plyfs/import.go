@@ -24,9 +24,10 @@ func importCommand(con *console) *cli.Command {
 		UsageText: "plyfs import [--json] DIR TARGET",
 		Description: "TARGET is a directory in a mounted volume, its mountpoint or a new one. What DIR\n" +
 			"holds is copied with owners, modes, times, hard links, ACLs and holes, synced,\n" +
-			"read back and compared. Interrupted, it goes on where it was when it is run\n" +
-			"again. DIR is not changed, and nothing in TARGET overwritten. Stop the server\n" +
-			"that uses DIR first.",
+			"read back through both layers of encryption and compared; the disk itself may\n" +
+			"not be read for that. Interrupted, it goes on where it was when it is run again.\n" +
+			"DIR is not changed, and nothing in TARGET overwritten. Stop the server that uses\n" +
+			"DIR first.",
 		Flags: []cli.Flag{jsonFlag()},
 		Action: func(c *cli.Context) error {
 			p, err := places(c, "DIR", "TARGET")
@@ -76,8 +77,22 @@ func importDir(con *console, from, to string, asJSON bool) error {
 	for _, s := range result.Sockets {
 		con.note("left out the socket %s", s)
 	}
+	noteOthers(con, result.Others, from, to)
 	con.print("%d files copied and verified, %d present already, %s in all\n", result.Files, result.Present, gib(result.Bytes))
 	return nil
+}
+
+// noteOthers names what is in the target and not of the source.
+func noteOthers(con *console, others []string, from, to string) {
+	const shown = 5
+	if len(others) == 0 {
+		return
+	}
+	more := ""
+	if len(others) > shown {
+		more = " …"
+	}
+	con.note("%d in %s that %s does not have: %q%s", len(others), to, from, others[:min(shown, len(others))], more)
 }
 
 // importTarget returns the absolute path of a place in a mounted volume.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -81,6 +82,13 @@ func TestImport(t *testing.T) {
 
 	r = b.run(exitOK, "import", from, filepath.Join(b.mnt, "new"))
 	wantText(t, "standard output", r.stdout, "2 files copied and verified, 0 present already")
+	if strings.Contains(r.stderr, "does not have") {
+		t.Errorf("of a new directory it says %s", r.stderr)
+	}
+	b.write("new/db/later.ibd", "")
+	r = b.run(exitOK, "import", from, filepath.Join(b.mnt, "new"))
+	wantText(t, "standard output", r.stdout, "0 files copied and verified, 2 present already")
+	wantText(t, "standard error", r.stderr, "1 in ", `does not have: ["db/later.ibd"]`)
 	b.write("new/db/t.ibd", "other")
 	r = b.run(exitExists, "import", from, filepath.Join(b.mnt, "new"))
 	wantText(t, "standard error", r.stderr, "nothing is overwritten")

@@ -149,7 +149,10 @@ func extents(src *os.File, off, size int64, f func(off, end int64) error) error 
 	return nil
 }
 
-// verify reads dst back, not from the kernel's cache, and compares all of it.
+// verify reads dst back and compares all of it. The kernel drops its pages of dst
+// first, so that the target's filesystem is asked: a volume decrypts and
+// authenticates it anew. What lies below that may answer from memory, so it does
+// not show that the medium holds it.
 func verify(ctx context.Context, src, dst *os.File, size int64, b *copyBuffers) error {
 	if err := unix.Fadvise(int(dst.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil {
 		return err

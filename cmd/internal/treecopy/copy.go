@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -18,6 +19,7 @@ type Result struct {
 	Present int      `json:"present"` // that an earlier copy had finished
 	Bytes   int64    `json:"bytes"`   // of regular files, copied or present
 	Sockets []string `json:"sockets"` // left out
+	Others  []string `json:"others"`  // in the target's directories and not in the source's; left alone
 }
 
 // Progress is how far a copy is.
@@ -37,12 +39,14 @@ type copier struct {
 	files   atomic.Int64
 	present atomic.Int64
 	bytes   atomic.Int64
+	others  []string
 	tell    func(Progress)
 }
 
 // Copy copies the content of the directory from into the directory to, which
 // is made if it is missing. tell, if not nil, hears of the progress, from several
-// goroutines. When it returns nil all of it is durable and was read back. Errors:
+// goroutines. When it returns nil all of it is durable and was read back
+// and compared, or had been by an earlier copy. Errors:
 // those of this package and the filesystems' own; whatever was finished stays, and the next Copy goes on from there.
 func Copy(ctx context.Context, from, to string, tell func(Progress)) (Result, error) {
 	p, err := makePlan(ctx, from)
@@ -78,7 +82,7 @@ func Copy(ctx context.Context, from, to string, tell func(Progress)) (Result, er
 }
 
 func (c *copier) result() Result {
-	return Result{Files: int(c.files.Load() - c.present.Load()), Present: int(c.present.Load()), Bytes: c.bytes.Load(), Sockets: c.plan.sockets}
+	return Result{Files: int(c.files.Load() - c.present.Load()), Present: int(c.present.Load()), Bytes: c.bytes.Load(), Sockets: c.plan.sockets, Others: c.others}
 }
 
 // clearWork removes what an interrupted copy left under way and this one has no
@@ -135,20 +139,32 @@ func (c *copier) makeDirs() error {
 // finishDirs gives directories what they have in the source, children first,
 // and makes them durable.
 func (c *copier) finishDirs() error {
+	known := c.plan.names()
 	for i := len(c.plan.dirs) - 1; i >= 0; i-- {
-		if err := c.finishDir(c.plan.dirs[i]); err != nil {
+		if err := c.finishDir(c.plan.dirs[i], known); err != nil {
 			return err
 		}
 	}
+	slices.Sort(c.others)
 	return nil
 }
 
-func (c *copier) finishDir(e *entry) error {
+// finishDir also notes which names in the directory are not known.
+func (c *copier) finishDir(e *entry, known map[string]bool) error {
 	d, err := c.target.dir(e.path, unix.O_RDONLY)
 	if err != nil {
 		return err
 	}
 	defer d.Close()
+	names, err := d.Readdirnames(-1)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if path := filepath.Join(e.path, name); !known[path] {
+			c.others = append(c.others, path)
+		}
+	}
 	if err := bestow(filepath.Join(c.from, e.path), byFD(d), &e.st); err != nil {
 		return fmt.Errorf("%s: %w", e.path, err)
 	}

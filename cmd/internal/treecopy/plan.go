@@ -124,6 +124,18 @@ func (p *plan) sources() map[inode]bool {
 	return dirs
 }
 
+// names returns the paths of everything in the source.
+func (p *plan) names() map[string]bool {
+	names := map[string]bool{}
+	for _, e := range slices.Concat(p.dirs, p.files, p.links) {
+		names[e.path] = true
+	}
+	for _, path := range p.sockets {
+		names[path] = true
+	}
+	return names
+}
+
 // unchanged compares the source with what it was when the plan was made: a file
 // that was written to after it was copied, and names that came or went, show.
 func (p *plan) unchanged(root string) error {

@@ -140,6 +140,9 @@ func TestCopyKeepsEverything(t *testing.T) {
 	r, err := Copy(context.Background(), from, to, nil)
 	must(t, err)
 	wantSame(t, describe(t, to), want)
+	if len(r.Others) != 0 {
+		t.Errorf("others in a new target: %q", r.Others)
+	}
 	if r.Files != 10 || r.Present != 0 || !slices.Equal(r.Sockets, []string{"db.sock"}) {
 		t.Errorf("result %+v, want 10 files and a socket", r)
 	}
@@ -348,6 +351,22 @@ func TestCopyOfSourceThatChangesLater(t *testing.T) {
 				t.Errorf("%v, want ErrChanged", err)
 			}
 		})
+	}
+}
+
+// What the source does not have stays, and is told, a tree of it once.
+func TestCopyTellsOfOthers(t *testing.T) {
+	from, to := sourceTree(t), t.TempDir()
+	must(t, os.MkdirAll(filepath.Join(to, "db/old/sub"), 0o700))
+	must(t, os.WriteFile(filepath.Join(to, "db/old/file"), nil, 0o600))
+	must(t, os.WriteFile(filepath.Join(to, "more"), nil, 0o600))
+	r, err := Copy(context.Background(), from, to, nil)
+	must(t, err)
+	if !slices.Equal(r.Others, []string{"db/old", "more"}) {
+		t.Errorf("told of %q", r.Others)
+	}
+	if _, err := os.Stat(filepath.Join(to, "db/old/file")); err != nil {
+		t.Error(err)
 	}
 }
 

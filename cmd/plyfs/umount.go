@@ -24,9 +24,12 @@ func umountCommand(con *console) *cli.Command {
 		Usage:     "unmount a volume and wait until it is closed",
 		UsageText: "plyfs umount MOUNTPOINT",
 		Description: "When it returns with 0 the volume is closed cleanly and the ciphertext directory\n" +
-			"at rest. The latter's name does as well as the mountpoint's. umount(8) waits for\n" +
-			"that too where its helper, umount.fuse.plyfs, is installed; without it, it loses\n" +
-			"nothing, but does not wait.",
+			"at rest, but for two cases that it tells of on standard error: the volume is\n" +
+			"still mounted at another place (by mount --bind), or the mount was dead, its\n" +
+			"daemon lost, and there was nothing left to close; the next mount recovers.\n" +
+			"The ciphertext directory's name does as well as the mountpoint's. umount(8)\n" +
+			"waits for the end too where its helper, umount.fuse.plyfs, is installed; without\n" +
+			"it, it loses nothing, but does not wait.",
 		Action: func(c *cli.Context) error {
 			p, err := places(c, "MOUNTPOINT")
 			if err != nil {

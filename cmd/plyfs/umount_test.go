@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"net"
 	"os"
@@ -123,6 +124,19 @@ func TestUmountOfABindMount(t *testing.T) {
 	b.mount()
 	b.wantFile("f", "x")
 	b.run(exitOK, "umount", b.mnt)
+}
+
+// What exit code 0 does not say is said where people look for what it says.
+func TestUmountTellsWhatIsNotClosed(t *testing.T) {
+	page, err := os.ReadFile("man/plyfs.1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, page, _ = bytes.Cut(page, []byte("\n.It Cm umount\n"))
+	page, _, _ = bytes.Cut(page, []byte("\n.It "))
+	for where, text := range map[string]string{"umount --help": inProcess(nil, "umount", "--help").stdout, "plyfs(1)": string(page)} {
+		wantText(t, where, strings.Join(strings.Fields(text), " "), "still mounted at another place", "mount --bind", "the mount was dead", "the next mount recovers")
+	}
 }
 
 func TestStatus(t *testing.T) {

@@ -53,7 +53,7 @@ func Copy(ctx context.Context, from, to string, tell func(Progress)) (Result, er
 	if err != nil {
 		return Result{}, err
 	}
-	t, err := openTarget(to, p.sources())
+	t, err := openTarget(to, p)
 	if err != nil {
 		return Result{}, err
 	}

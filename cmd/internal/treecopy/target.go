@@ -20,18 +20,18 @@ type target struct {
 	root *os.File         // the target itself
 	work *os.File         // WorkDir
 	dirs map[string]inode // those of the copy, by paths below root
-
-	sources map[inode]bool // the source's directories, none of which is copied into
 }
 
 // openTarget opens the directory at path, which is made if it is missing, and
-// in it WorkDir. It is refused below any directory of sources.
-func openTarget(path string, sources map[inode]bool) (*target, error) {
+// in it WorkDir. It is refused in the source of the plan p, and when a directory
+// of the source is where p would make one.
+func openTarget(path string, p *plan) (*target, error) {
+	sources := p.sources()
 	root, err := openDir(path)
 	if errors.Is(err, unix.ENOENT) {
 		root, err = makeTarget(path, sources)
 	} else if err == nil {
-		err = refuseBelow(root, sources)
+		err = refuseSources(root, p.dirs, sources)
 	}
 	if err != nil {
 		if root != nil {
@@ -39,7 +39,7 @@ func openTarget(path string, sources map[inode]bool) (*target, error) {
 		}
 		return nil, err
 	}
-	t := &target{path: path, root: root, sources: sources, dirs: map[string]inode{}}
+	t := &target{path: path, root: root, dirs: map[string]inode{}}
 	if t.work, err = t.openWork(); err != nil {
 		t.root.Close()
 		return nil, err
@@ -60,7 +60,7 @@ func makeTarget(path string, sources map[inode]bool) (*os.File, error) {
 		return nil, err
 	}
 	defer parent.Close()
-	if err := refuseBelow(parent, sources); err != nil {
+	if err := refuseSource(parent, sources); err != nil {
 		return nil, err
 	}
 	if err := unix.Mkdirat(int(parent.Fd()), filepath.Base(path), 0o700); err != nil {
@@ -69,25 +69,30 @@ func makeTarget(path string, sources map[inode]bool) (*os.File, error) {
 	return openAt(parent, filepath.Base(path), path, unix.O_PATH|unix.O_DIRECTORY)
 }
 
-// refuseBelow is ErrSource if dir or any directory above it is one of sources,
-// which it may be by another path, on a bind mount.
-func refuseBelow(dir *os.File, sources map[inode]bool) error {
-	at, was := dir, inode{}
-	for {
-		is, err := inodeOf(at)
-		if err != nil || is == was { // the root is above itself
-			return err
+// refuseSource is ErrSource if d is one of sources, by whatever path.
+func refuseSource(d *os.File, sources map[inode]bool) error {
+	is, err := inodeOf(d)
+	if err == nil && sources[is] {
+		err = fmt.Errorf("%s: %w", d.Name(), ErrSource)
+	}
+	return err
+}
+
+// refuseSources is ErrSource if one of sources is in root at the path of one of
+// dirs, the first of which is root itself.
+func refuseSources(root *os.File, dirs []*entry, sources map[inode]bool) error {
+	for _, e := range dirs {
+		d, err := openAt(root, e.path, filepath.Join(root.Name(), e.path), unix.O_PATH|unix.O_DIRECTORY)
+		if err != nil {
+			continue // none is there; what else is, shows when one is made
 		}
-		if sources[is] {
-			return fmt.Errorf("%s: %w", dir.Name(), ErrSource)
-		}
-		up, err := openHow(int(at.Fd()), "..", dir.Name(), unix.O_PATH|unix.O_DIRECTORY, 0)
+		err = refuseSource(d, sources)
+		d.Close()
 		if err != nil {
 			return err
 		}
-		defer up.Close()
-		at, was = up, is
 	}
+	return nil
 }
 
 // openWork opens WorkDir, made if it is missing. One that somebody else owns or
@@ -208,9 +213,6 @@ func (t *target) makeDir(path, workName string) error {
 		return err
 	}
 	t.dirs[path], err = inodeOf(d)
-	if err == nil && t.sources[t.dirs[path]] {
-		err = fmt.Errorf("%s: %w", d.Name(), ErrSource)
-	}
 	return err
 }
 

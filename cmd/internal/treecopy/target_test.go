@@ -84,7 +84,7 @@ func TestForeignWorkDirIsRefused(t *testing.T) {
 // What is under way is given its place only as what was verified.
 func TestOnlyTheVerifiedFileIsPlaced(t *testing.T) {
 	dir := t.TempDir()
-	tg, err := openTarget(dir, nil)
+	tg, err := openTarget(dir, &plan{})
 	must(t, err)
 	defer tg.Close()
 	work := filepath.Join(dir, WorkDir, "1-2")
@@ -135,11 +135,11 @@ func TestTargetInSourceIsRefused(t *testing.T) {
 			if from == dir+"-mounted" {
 				defer func() { must(t, unix.Unmount(from, unix.MNT_DETACH)) }()
 			}
-			want := describe(t, from)
+			want := describe(t, dir)
 			if _, err := Copy(context.Background(), from, to, nil); !errors.Is(err, ErrSource) {
 				t.Errorf("%v, want ErrSource", err)
 			}
-			wantSame(t, describe(t, from), want)
+			wantSame(t, describe(t, dir), want)
 		})
 	}
 }

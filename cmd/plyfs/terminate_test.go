@@ -256,3 +256,36 @@ func TestTerminatedWithoutHelper(t *testing.T) {
 	b.mount()
 	b.run(exitOK, "umount", b.mnt)
 }
+
+// The place where it was mounted goes; another one that somebody made of it stays
+// and is served.
+func TestTerminatedWhileMountedElsewhere(t *testing.T) {
+	needMounts(t)
+	b := newBench(t)
+	b.volume()
+	log, bind := filepath.Join(b.dir, "log"), filepath.Join(b.dir, "bind")
+	b.mount("--log", log)
+	d := b.daemon()
+	if err := os.Mkdir(bind, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount(b.mnt, bind, "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	unix.Kill(d.PID, unix.SIGTERM)
+	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		if _, ok := b.entry(); !ok {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("it stays mounted")
+		}
+	}
+	unix.Kill(d.PID, unix.SIGTERM)
+	b.awaitLog(log, "it is not mounted at "+b.mnt+" any more, but at "+bind)
+	if err := os.WriteFile(filepath.Join(bind, "f"), []byte("x"), 0o600); err != nil {
+		t.Error(err)
+	}
+	b.run(exitOK, "umount", bind)
+	b.awaitEnd(d)
+}

@@ -3,9 +3,13 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"os/signal"
+	"runtime"
+	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -40,7 +44,8 @@ func freezeCommand(con *console) *cli.Command {
 			if len(args) > 1 {
 				return f.during(args[1:], timeout)
 			}
-			return f.freeze(timeout)
+			_, err = f.freeze(timeout)
+			return err
 		},
 	}
 }
@@ -55,11 +60,11 @@ func thawCommand(con *console) *cli.Command {
 			if err != nil {
 				return err
 			}
-			f, err := newFreezing(con, p[0])
+			f, err := newThawing(con, p[0])
 			if err != nil {
 				return err
 			}
-			return f.thaw()
+			return f.thaw(time.Time{})
 		},
 	}
 }
@@ -68,7 +73,7 @@ const (
 	// freezeWait bounds a freeze: a full journal goes home, and files are looked
 	// at after an unclean stop.
 	freezeWait = 10 * time.Minute
-	// graspTime is how long a freeze lasts that nobody holds yet.
+	// graspTime is how long a freeze lasts before it is held.
 	graspTime = 30 * time.Second
 )
 
@@ -88,6 +93,34 @@ func newFreezing(con *console, target string) (*freezing, error) {
 	return &freezing{con: con, target: m.Target, source: m.Source}, nil
 }
 
+// newThawing is newFreezing, or finds the volume that was mounted at target until
+// it was detached: files are open in it still, and who writes them waits.
+func newThawing(con *console, target string) (*freezing, error) {
+	f, err := newFreezing(con, target)
+	if !errors.Is(err, errNoMount) {
+		return f, err
+	}
+	target, e := resolveTarget(target)
+	if e != nil {
+		return nil, err
+	}
+	run := readRunFile(stateDir(con), target)
+	if run == nil || !run.alive() || !sameMounts(run.PID) {
+		return nil, err
+	}
+	return &freezing{con: con, target: run.Target, source: run.Source}, nil
+}
+
+// sameMounts reports whether a process is known to be in this mount namespace.
+func sameMounts(pid int) bool {
+	own, err := os.Readlink("/proc/self/ns/mnt")
+	if err != nil {
+		return false
+	}
+	its, err := os.Readlink("/proc/" + strconv.Itoa(pid) + "/ns/mnt")
+	return err == nil && its == own
+}
+
 // ask asks the mount's daemon.
 func (f *freezing) ask(op string, args, result any) error {
 	err := askDaemon(stateDir(f.con), f.target, op, args, result, freezeWait)
@@ -98,22 +131,23 @@ func (f *freezing) ask(op string, args, result any) error {
 	return err
 }
 
-// freeze freezes the volume and tells what a copy of it will be.
-func (f *freezing) freeze(timeout time.Duration) error {
+// freeze freezes the volume and tells what a copy of it will be. since is what the
+// freeze is named by.
+func (f *freezing) freeze(timeout time.Duration) (since time.Time, err error) {
 	// Pages that were written through a mapping are in the kernel still.
 	if err := syncKernel(f.target); err != nil {
-		return err
+		return since, err
 	}
 	var s frozenStatus
 	if err := f.ask("freeze", freezeArgs{Timeout: timeout}, &s); err != nil {
-		return err
+		return since, err
 	}
 	if s.Clean {
 		f.con.note("frozen: a copy of %s without .plyfs/journal/segment-* is complete", f.source)
 	} else {
 		f.con.warn("frozen, but not all records of the journal could go home: a copy of %s needs the journal's segments, and the log tells why", f.source)
 	}
-	return nil
+	return s.Since, nil
 }
 
 func syncKernel(target string) error {
@@ -128,10 +162,14 @@ func syncKernel(target string) error {
 	return nil
 }
 
-func (f *freezing) thaw() error { return f.ask("thaw", nil, nil) }
+// thaw ends the freeze that since names, or for the zero time whichever holds.
+func (f *freezing) thaw(since time.Time) error {
+	return f.ask("thaw", freezeArgs{Since: since}, nil)
+}
 
 // during freezes the volume while a command runs. If this process is killed the
-// daemon thaws. The command's exit code becomes that of plyfs.
+// daemon thaws. The command's exit code becomes that of plyfs, unless the freeze
+// ended before it.
 func (f *freezing) during(args []string, timeout time.Duration) error {
 	cmd := exec.Command(args[0], args[1:]...)
 	if cmd.Err != nil {
@@ -142,16 +180,18 @@ func (f *freezing) during(args []string, timeout time.Duration) error {
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	defer signal.Stop(signals)
-	if err := f.freeze(graspTime); err != nil {
+	since, err := f.freeze(graspTime)
+	if err != nil {
 		return err
 	}
-	hold, err := putQuestion(stateDir(f.con), f.target, "hold", freezeArgs{Timeout: timeout})
+	hold, err := f.hold(since, timeout)
 	if err != nil {
-		return errors.Join(err, f.thaw())
+		f.thaw(since) // or it ends after graspTime
+		return err
 	}
 	defer hold.Close()
 	err = runForwarding(cmd, signals)
-	if thawed := f.thaw(); thawed != nil {
+	if thawed := f.thaw(since); thawed != nil {
 		thawed = fmt.Errorf("the volume was thawed before the command ended, what it copied may not be whole: %w", thawed)
 		return errors.Join(thawed, err)
 	}
@@ -162,9 +202,29 @@ func (f *freezing) during(args []string, timeout time.Duration) error {
 	return err
 }
 
+// hold makes a freeze last as long as what it returns is open, and at most
+// for timeout.
+func (f *freezing) hold(since time.Time, timeout time.Duration) (io.Closer, error) {
+	a := freezeArgs{Timeout: timeout, Since: since}
+	// Asked before the freeze is extended: one that is held by nobody must end.
+	held, err := putQuestion(stateDir(f.con), f.target, "hold", a)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.ask("extend", a, nil); err != nil {
+		held.Close()
+		return nil, err
+	}
+	return held, nil
+}
+
 // runForwarding runs cmd and hands on signals that its process group did not
-// get by itself.
+// get by itself. A command that outlives this process would copy what is no longer
+// frozen: it is terminated.
 func runForwarding(cmd *exec.Cmd, signals <-chan os.Signal) error {
+	runtime.LockOSThread() // whose end the kernel takes for that of the parent
+	defer runtime.UnlockOSThread()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGTERM}
 	if err := cmd.Start(); err != nil {
 		return err
 	}

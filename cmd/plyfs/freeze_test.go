@@ -2,9 +2,12 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -135,6 +138,127 @@ func TestFreezeEnds(t *testing.T) {
 	b.run(exitOK, "umount", b.mnt)
 }
 
+// A freeze whose command runs still, and which was ended, is not told from one
+// that held by a freeze which another began since, nor does it end that.
+func TestFreezeThatEndedEarlyIsReported(t *testing.T) {
+	needMounts(t)
+	b := newBench(t)
+	b.volume()
+	b.mount()
+	for _, timeout := range []string{"50ms", "0"} {
+		began := filepath.Join(b.dir, "began"+timeout)
+		first, endFirst := b.freezing("--timeout", timeout, b.mnt, "--", "sh", "-c", `echo > "$0"; exec cat`, began)
+		awaitTrue(t, "the first command", func() bool { _, err := os.Stat(began); return err == nil })
+		if timeout == "0" {
+			b.run(exitOK, "thaw", b.mnt)
+		}
+		b.write("file", "what the copy has or has not")
+		second, endSecond := b.freezing(b.mnt, "--", "cat")
+		awaitTrue(t, "frozen", b.frozen)
+		endFirst.Close()
+		if code := codeAtEnd(t, first); code != exitNotFrozen {
+			t.Errorf("timeout %s: the first freeze ended with %d", timeout, code)
+		}
+		if !b.frozen() {
+			t.Errorf("timeout %s: the first freeze ended the second", timeout)
+		}
+		endSecond.Close()
+		if code := codeAtEnd(t, second); code != exitOK {
+			t.Errorf("timeout %s: the second freeze ended with %d", timeout, code)
+		}
+	}
+	b.run(exitOK, "umount", b.mnt)
+}
+
+// freezing starts a freeze. end is the standard input of its command.
+func (b *bench) freezing(args ...string) (cmd *exec.Cmd, end io.Closer) {
+	b.t.Helper()
+	cmd = b.command("plyfs", append([]string{"freeze"}, args...)...)
+	end, err := cmd.StdinPipe()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(func() {
+		if cmd.ProcessState == nil {
+			unix.Kill(-cmd.Process.Pid, unix.SIGKILL) // with its command: it leads a session
+			cmd.Wait()
+		}
+	})
+	return cmd, end
+}
+
+func codeAtEnd(t *testing.T, cmd *exec.Cmd) exitCode {
+	t.Helper()
+	var exit *exec.ExitError
+	if err := cmd.Wait(); err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	return exitCode(cmd.ProcessState.ExitCode())
+}
+
+// The command does not go on with a volume that thawed as plyfs was killed.
+func TestFreezeTakesItsCommandAlong(t *testing.T) {
+	needMounts(t)
+	b := newBench(t)
+	b.volume()
+	b.mount()
+	note := filepath.Join(b.dir, "pid")
+	cmd, end := b.freezing(b.mnt, "--", "sh", "-c", `echo $$ > "$0".new && mv "$0".new "$0" && exec sleep 1000`, note)
+	defer end.Close()
+	awaitTrue(t, "the command", func() bool { _, err := os.Stat(note); return err == nil })
+	text, err := os.ReadFile(note)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	session := cmd.Process.Pid
+	t.Cleanup(func() { unix.Kill(-session, unix.SIGKILL) })
+	cmd.Process.Kill()
+	cmd.Wait()
+	awaitTrue(t, "the end of the command", func() bool { _, err := startOf(pid); return err != nil })
+	b.write("file", "written once plyfs was killed")
+	b.run(exitOK, "umount", b.mnt)
+}
+
+// Who waits to write to a volume that was detached while frozen is let go on.
+func TestThawOfADetachedMount(t *testing.T) {
+	needMounts(t)
+	b := newBench(t)
+	b.part()
+	b.volume()
+	b.mount()
+	d := b.daemon()
+	f, err := os.Create(filepath.Join(b.mnt, "file"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	b.run(exitOK, "freeze", b.mnt)
+	if err := unix.Unmount(b.mnt, unix.MNT_DETACH); err != nil {
+		t.Fatal(err)
+	}
+	changed := make(chan error, 1)
+	go func() { changed <- f.Truncate(1 << 20) }()
+	defer func() {
+		if t.Failed() { // the change, and f with it, would wait for ever
+			unix.Kill(d.PID, unix.SIGTERM)
+		}
+	}()
+	b.run(exitOK, "thaw", b.mnt)
+	if err := <-changed; err != nil {
+		t.Error(err)
+	}
+	f.Close()
+	b.awaitEnd(d)
+	b.run(exitNotMounted, "thaw", b.mnt)
+}
+
 // part makes the bench's directory a mount of its own, so that what is mounted and
 // unmounted below it from here on reaches no other mount namespace.
 func (b *bench) part() {
@@ -195,7 +319,8 @@ func TestFreezeIsOfTheMountThatIsMeant(t *testing.T) {
 		text, _ := os.ReadFile(log)
 		return strings.Contains(string(text), "msg=mounted")
 	})
-	if now := b.daemon(); now.PID != theirs.Process.Pid {
+	now := b.daemon()
+	if now.PID != theirs.Process.Pid {
 		t.Fatalf("the run file is of %d", now.PID)
 	}
 	wantText(t, "freeze", b.run(exitFailure, "freeze", b.mnt).stderr, "another mount namespace")
@@ -208,6 +333,10 @@ func TestFreezeIsOfTheMountThatIsMeant(t *testing.T) {
 	}
 	b.run(exitOK, "umount", b.mnt)
 	b.awaitEnd(own)
+	if err := writeRunFile("/run/plyfs", now); err != nil { // if own took that along
+		t.Fatal(err)
+	}
+	b.run(exitNotMounted, "thaw", b.mnt)
 	theirs.Process.Signal(unix.SIGTERM) // unmounts
 	if err := theirs.Wait(); err != nil {
 		t.Errorf("the other mount ended with %v", err)

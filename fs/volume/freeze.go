@@ -21,7 +21,7 @@ type freezer struct {
 
 // Frozen is what a volume is while Freeze holds.
 type Frozen struct {
-	Since time.Time
+	Since time.Time // tells a freeze from every other
 	// Clean says that the ciphertext directory is what an unmount leaves. If
 	// not, a copy of it is as good as after a power cut: it needs the journal.
 	Clean bool
@@ -136,6 +136,22 @@ func (v *Volume) quiesce() (clean bool, err error) {
 func (v *Volume) Thaw() error {
 	v.freeze.mu.Lock()
 	defer v.freeze.mu.Unlock()
+	return v.thaw()
+}
+
+// EndFreeze is Thaw of the freeze that began at since: ErrThawed if another holds,
+// or none.
+func (v *Volume) EndFreeze(since time.Time) error {
+	v.freeze.mu.Lock()
+	defer v.freeze.mu.Unlock()
+	if !v.freeze.since.Equal(since) {
+		return ErrThawed
+	}
+	return v.thaw()
+}
+
+// thaw is Thaw. The caller holds freeze.mu.
+func (v *Volume) thaw() error {
 	if v.freeze.since.IsZero() {
 		return ErrThawed
 	}

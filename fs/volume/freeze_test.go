@@ -121,6 +121,29 @@ func TestFrozenDirectoryStays(t *testing.T) {
 	}
 }
 
+// TestEndFreezeEndsNoOther thaws what was thawed by another, and frozen anew.
+func TestEndFreezeEndsNoOther(t *testing.T) {
+	v := newVolume(t, 4096)
+	if err := v.EndFreeze(time.Time{}); !errors.Is(err, ErrThawed) {
+		t.Errorf("the end of no freeze: %v, want ErrThawed", err)
+	}
+	first, err := v.Freeze(context.Background())
+	must(t, err)
+	must(t, v.Thaw())
+	second, err := v.Freeze(context.Background())
+	must(t, err)
+	if err := v.EndFreeze(first.Since); !errors.Is(err, ErrThawed) {
+		t.Errorf("the end of the first freeze: %v, want ErrThawed", err)
+	}
+	if now, ok := v.Frozen(); !ok || !now.Since.Equal(second.Since) {
+		t.Errorf("frozen: %v, since %v, want %v", ok, now.Since, second.Since)
+	}
+	must(t, v.EndFreeze(second.Since))
+	if _, ok := v.Frozen(); ok {
+		t.Error("frozen after the end")
+	}
+}
+
 // TestCopyOfFrozen opens a copy of the directory, without the journal's
 // segments, that was made while the volume was frozen, and one of it as it goes on.
 func TestCopyOfFrozen(t *testing.T) {

@@ -107,6 +107,20 @@ func linkUnsupported(err error) bool {
 	return errors.Is(err, unix.EPERM) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS)
 }
 
+// openLocked opens the directory of a path and takes the lock of the file, name, in it; done gives both up.
+func openLocked(path string) (d *folder, name string, done func(), err error) {
+	if d, err = openFolder(filepath.Dir(path)); err != nil {
+		return nil, "", nil, err
+	}
+	name = filepath.Base(path)
+	unlock, err := d.lock(name, lockTimeout)
+	if err != nil {
+		d.close()
+		return nil, "", nil, err
+	}
+	return d, name, func() { unlock(); d.close() }, nil
+}
+
 // replace puts a file in the place of name, atomically and durably, with the owner and mode of the one that was
 // there. The caller holds the lock.
 func (d *folder) replace(name string, b []byte) error {

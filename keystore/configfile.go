@@ -130,7 +130,7 @@ func DestroyConfig(path string) error {
 			}
 		}
 	}
-	if err := d.zeroLeftovers(name+".tmp-", name+backupSuffix+".tmp-"); err != nil {
+	if err := d.zeroLeftovers(name+tempInfix, name+backupSuffix+tempInfix); err != nil {
 		return err
 	}
 	return d.error("remove", name+".lock", unix.Unlinkat(d.fd, name+".lock", 0))
@@ -189,7 +189,7 @@ func replaceConfig(d *folder, name string, f *volumeFile, erase bool, timeout ti
 	if err := replace(name, f.raw); err != nil || !erase {
 		return err
 	}
-	return d.zeroLeftovers(name+".tmp-", name+backupSuffix+".tmp-")
+	return d.zeroLeftovers(name+tempInfix, name+backupSuffix+tempInfix)
 }
 
 // allows reports whether next may take the place of f.

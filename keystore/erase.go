@@ -35,17 +35,11 @@ func (s *Store) Destroy(open Opener) error {
 		return err
 	}
 	s.Wipe()
-	d, err := openFolder(filepath.Dir(s.path))
+	d, name, done, err := openLocked(s.path)
 	if err != nil {
 		return err
 	}
-	defer d.close()
-	name := filepath.Base(s.path)
-	unlock, err := d.lock(name, lockTimeout)
-	if err != nil {
-		return err
-	}
-	defer unlock()
+	defer done()
 	if err := d.erase(name + destroyedSuffix); err != nil {
 		return err
 	}
@@ -115,16 +109,11 @@ func HalfDestroyed(path string) (bool, error) {
 // FinishDestroy destroys what an interrupted Destroy left of the store at a path: see HalfDestroyed. A key file that is
 // there is destroyed with it if it is the store's or was overwritten already: else ErrWrongKey.
 func FinishDestroy(path string, l cipher.Layer, open Opener) error {
-	d, err := openFolder(filepath.Dir(path))
+	d, name, done, err := openLocked(path)
 	if err != nil {
 		return err
 	}
-	defer d.close()
-	unlock, err := d.lock(filepath.Base(path), lockTimeout)
-	if err != nil {
-		return err
-	}
-	defer unlock()
+	defer done()
 	keyFile := open.keyFile(path)
 	if _, h, err := readStore(path + destroyedSuffix); errors.Is(err, ErrTampered) || err == nil && h.protection != ByKeyFile {
 		keyFile = "" // of a store that is overwritten itself the key file is gone
@@ -135,7 +124,7 @@ func FinishDestroy(path string, l cipher.Layer, open Opener) error {
 	} else if err != nil {
 		return err
 	}
-	return d.destroyStore(filepath.Base(path), keyFile)
+	return d.destroyStore(name, keyFile)
 }
 
 // ownKeyFile returns an error unless a key file is that of a store, or was overwritten with zeros.

@@ -185,17 +185,11 @@ func (f *pinFile) render() ([]byte, error) {
 
 // update changes the pin of a volume on disk, under a lock; without a change nothing is written.
 func (p Pins) update(id cipher.VolumeID, change func(Pin) Pin) error {
-	d, err := openFolder(filepath.Dir(p.Path))
+	d, name, done, err := openLocked(p.Path)
 	if err != nil {
 		return err
 	}
-	defer d.close()
-	name := filepath.Base(p.Path)
-	unlock, err := d.lock(name, lockTimeout)
-	if err != nil {
-		return err
-	}
-	defer unlock()
+	defer done()
 	f, err := p.readIn(d)
 	if err != nil {
 		return err

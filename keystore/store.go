@@ -389,21 +389,16 @@ func (s *Store) update(erase bool, change func(*content) error) error {
 	if err != nil {
 		return storeFileError(s.path, err)
 	}
-	d, err := openFolder(filepath.Dir(path))
+	d, name, done, err := openLocked(path)
 	if err != nil {
 		return err
 	}
-	defer d.close()
-	unlock, err := d.lock(filepath.Base(path), lockTimeout)
-	if err != nil {
-		return err
-	}
-	defer unlock()
+	defer done()
 	replace := d.replace
 	if erase {
 		replace = d.replaceErasing
 		// One that was interrupted may have left what it replaced, and its repeat may find nothing to change.
-		if err := d.zeroLeftovers(filepath.Base(path) + tempInfix); err != nil {
+		if err := d.zeroLeftovers(name + tempInfix); err != nil {
 			return err
 		}
 	}
@@ -418,7 +413,7 @@ func (s *Store) update(erase bool, change func(*content) error) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	put := func(b []byte) error { return replace(filepath.Base(path), b) }
+	put := func(b []byte) error { return replace(name, b) }
 	if err := s.replace(h, c, change, put); err != nil {
 		c.wipe()
 		return err

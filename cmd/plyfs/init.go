@@ -220,18 +220,15 @@ func (n *newVolume) place(config []byte, v *cipher.Volume) (err error) {
 
 // checkEmpty refuses a directory that holds anything.
 func checkEmpty(dir string) error {
-	entries, err := os.ReadDir(dir)
+	root, err := backing.OpenDir(dir)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("ciphertext directory: %w", err)
+		return fmt.Errorf("ciphertext directory: open %s: %w", dir, err)
 	}
-	var names []string
-	for _, e := range entries {
-		names = append(names, e.Name())
-	}
-	return emptyError(dir, names)
+	defer root.Close()
+	return emptyRoot(root, dir)
 }
 
 // emptyRoot is checkEmpty for the open directory.
@@ -248,16 +245,12 @@ func emptyRoot(root backing.Dir, dir string) error {
 			return fmt.Errorf("ciphertext directory: %w", err)
 		}
 		if !ok {
-			return emptyError(dir, names)
+			break
 		}
 		if e.Name != "." && e.Name != ".." {
 			names = append(names, e.Name)
 		}
 	}
-}
-
-// emptyError says what a directory holds; nil if nothing.
-func emptyError(dir string, names []string) error {
 	if len(names) == 0 {
 		return nil
 	}

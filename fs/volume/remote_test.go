@@ -133,23 +133,21 @@ func TestCrashAfterKilledTrimRemote(t *testing.T) {
 // TestCrashAfterAStreamWasRemovedRemote removes a file that has streamed, and
 // unmounts cleanly; the removal is lost with the server's power.
 func TestCrashAfterAStreamWasRemovedRemote(t *testing.T) {
+	streamed := func(r *crashRun) {
+		r.checkpointAll()
+		r.write("a", 4096, 5000)
+		r.sync("a", true)
+		r.grow("a", 300_000)
+		r.streams("a", true)
+		r.close("a")
+	}
 	for name, script := range map[string]func(r *crashRun){
 		"unlink": func(r *crashRun) {
-			r.checkpointAll()
-			r.write("a", 4096, 5000)
-			r.sync("a", true)
-			r.grow("a", 300_000)
-			r.streams("a", true)
-			r.close("a")
+			streamed(r)
 			r.unlink("a")
 		},
 		"replace": func(r *crashRun) {
-			r.checkpointAll()
-			r.write("a", 4096, 5000)
-			r.sync("a", true)
-			r.grow("a", 300_000)
-			r.streams("a", true)
-			r.close("a")
+			streamed(r)
 			r.create("x")
 			r.write("x", 0, 6000)
 			r.rename("x", "a")

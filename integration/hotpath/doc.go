@@ -11,7 +11,8 @@
 // FUSE alone, and FUSE with encryption, cost.
 //
 // With --scenarios PATH the four kinds of volumes, of one layer or two, with and
-// without a customer-managed key, are targets too.
+// without a customer-managed key, are targets too; with --gocryptfs a volume of
+// gocryptfs, and one in another.
 //
 // A machine is never quiet. Time is therefore cut into slices of some 25 ms. A
 // round gives each target one slice of each workload, the targets directly after

@@ -26,6 +26,7 @@ type options struct {
 	plyfs  [][2]string // name and path
 
 	scenarios string // path of a plyfs, or empty
+	gocryptfs bool
 }
 
 func main() {
@@ -77,6 +78,7 @@ func parse(args []string) (o options, err error) {
 		return nil
 	})
 	fs.StringVar(&o.scenarios, "scenarios", "", "measure the four scenarios with the plyfs at `path`")
+	fs.BoolVar(&o.gocryptfs, "gocryptfs", false, "measure gocryptfs too, and gocryptfs in gocryptfs")
 	if err := fs.Parse(args); err != nil {
 		return o, err
 	}
@@ -91,6 +93,9 @@ func (o options) targets() int {
 	n := 3 + len(o.plyfs)
 	if o.scenarios != "" {
 		n += 4
+	}
+	if o.gocryptfs {
+		n += 2
 	}
 	return n
 }
@@ -136,6 +141,11 @@ func measure(o options) (err error) {
 	}
 	if o.scenarios != "" {
 		if err := r.addScenarios(o.scenarios); err != nil {
+			return err
+		}
+	}
+	if o.gocryptfs {
+		if err := r.addGocryptfs(); err != nil {
 			return err
 		}
 	}

@@ -22,8 +22,9 @@ import (
 // target is a directory to be measured.
 type target struct {
 	name    string
-	dir     string // where the workloads run
-	backing string // where its bytes lie, the same for a plain directory
+	dir     string  // where the workloads run
+	backing string  // where its bytes lie, the same for a plain directory
+	below   *target // the mount that backing is in, nil if it is on the disk
 
 	start  []string      // command that serves dir as a mount, nil for a plain directory
 	daemon *exec.Cmd     // nil when not mounted
@@ -125,7 +126,11 @@ func (r *rig) add(name string) (*target, error) {
 	t := &target{name: name, rig: r}
 	t.backing, t.dir = t.root("back"), t.root("mnt")
 	r.targets = append(r.targets, t)
-	return t, errors.Join(os.MkdirAll(t.backing, 0o755), os.MkdirAll(t.dir, 0o755))
+	return t, t.mkdirs()
+}
+
+func (t *target) mkdirs() error {
+	return errors.Join(os.MkdirAll(t.backing, 0o755), os.MkdirAll(t.dir, 0o755))
 }
 
 // root is a path beside the target's mount point.
@@ -141,6 +146,14 @@ func (r *rig) env() []string {
 }
 
 func (t *target) mount() error {
+	if t.daemon != nil {
+		return nil
+	}
+	if t.below != nil {
+		if err := t.below.mount(); err != nil {
+			return err
+		}
+	}
 	cmd := exec.Command(t.start[0], t.start[1:]...)
 	cmd.Env = t.rig.env()
 	cmd.Stdout, cmd.Stderr = &t.output, &t.output
@@ -181,7 +194,8 @@ func (t *target) mounted() bool {
 	return unix.Stat(filepath.Dir(t.dir), &outer) == nil && unix.Stat(t.dir, &inner) == nil && outer.Dev != inner.Dev
 }
 
-// unmount ends the mount and waits for its daemon.
+// unmount ends the mount, waits for its daemon, and then does so with the one
+// below.
 func (t *target) unmount() error {
 	if t.daemon == nil {
 		return nil
@@ -205,6 +219,9 @@ func (t *target) unmount() error {
 	t.daemon = nil
 	if code != 0 {
 		return fmt.Errorf("%s: its daemon ended with %d: %s", t.name, code, t.output.Bytes())
+	}
+	if t.below != nil {
+		return t.below.unmount()
 	}
 	return nil
 }
@@ -230,10 +247,12 @@ func (r *rig) close(force bool) (err error) {
 		if !force {
 			err = errors.Join(err, t.unmount())
 		}
-		if t.daemon != nil {
-			t.daemon.Process.Kill()
-			unix.Unmount(t.dir, unix.MNT_DETACH)
-			<-t.ended
+		for ; t != nil; t = t.below {
+			if t.daemon != nil {
+				t.daemon.Process.Kill()
+				unix.Unmount(t.dir, unix.MNT_DETACH)
+				<-t.ended
+			}
 		}
 	}
 	if r.scratch != "" {
@@ -242,9 +261,9 @@ func (r *rig) close(force bool) (err error) {
 	return err
 }
 
-// cpu is the processor time the daemon has used.
+// cpu is the processor time that the daemon has used, and the one below.
 func (t *target) cpu() time.Duration {
-	if t.daemon == nil {
+	if t == nil || t.daemon == nil {
 		return 0
 	}
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", t.daemon.Process.Pid))
@@ -258,7 +277,7 @@ func (t *target) cpu() time.Duration {
 	}
 	u, _ := strconv.Atoi(fields[utime])
 	s, _ := strconv.Atoi(fields[stime])
-	return time.Duration(u+s) * tick
+	return time.Duration(u+s)*tick + t.below.cpu()
 }
 
 // settle waits until the daemon does nothing any more, a second at most: work
@@ -280,6 +299,11 @@ func (t *target) settle() {
 // evict drops the page cache of the backing file of an open file, which has
 // the same inode number, so that it is read from the disk.
 func (t *target) evict(f *os.File) error {
+	if t.below != nil {
+		if err := t.below.evict(f); err != nil {
+			return err
+		}
+	}
 	var want unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &want); err != nil {
 		return err

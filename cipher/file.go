@@ -12,9 +12,10 @@ import (
 // (FORMAT.md §3), those of the epoch that its static header names. It holds no
 // bytes of the file. Its methods are safe for concurrent use.
 type File struct {
-	v     *Volume
-	id    FileID
-	epoch uint32
+	v      *Volume
+	serial uint64 // differs from that of any other File of v
+	id     FileID
+	epoch  uint32
 
 	salt [32]byte
 
@@ -34,7 +35,7 @@ type fileKeys struct {
 
 // newFile returns the File of a header, with its keys.
 func (v *Volume) newFile(h StaticHeader) (*File, error) {
-	f := &File{v: v, id: h.FileID, epoch: h.Epoch, salt: h.Salt}
+	f := &File{v: v, serial: v.serials.Add(1), id: h.FileID, epoch: h.Epoch, salt: h.Salt}
 	for i := range f.aad {
 		f.aad[i].init(v.ctx[i], v.layout.shift, f.epoch, f.id)
 	}

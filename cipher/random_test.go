@@ -3,9 +3,12 @@ package cipher_test
 import (
 	"bytes"
 	"errors"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/iotest"
+	"time"
 
 	"github.com/plyfs/plyfs/cipher"
 )
@@ -264,6 +267,37 @@ func TestSubkeyCacheIsBounded(t *testing.T) {
 	if n := w.v.Subkeys(); n != 0 {
 		t.Errorf("%d keys are held after Wipe", n)
 	}
+}
+
+// The cached keys of files that nobody has any more are all that is left of them.
+func TestSubkeysHoldNoFile(t *testing.T) {
+	w := newWorld(t, newTestVolume(t, cipher.SuiteDouble, 4096))
+	defer runtime.KeepAlive(w) // or the cache is garbage too
+	sealed := sealBlock(t, w.f, []byte{1}, 0)
+	const files = 10
+	var gone atomic.Int32
+	for range files {
+		_, f, err := w.v.OpenStatic(w.static)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := openBlock(f, sealed, 0); err != nil {
+			t.Fatal(err)
+		}
+		runtime.AddCleanup(f, func(int) { gone.Add(1) }, 0)
+	}
+	if w.v.Subkeys() == 0 {
+		t.Fatal("no subkey is cached")
+	}
+	for range 100 {
+		runtime.GC()
+		// The last one may still be in a register or on the stack.
+		if gone.Load() >= files-1 {
+			return
+		}
+		time.Sleep(10 * time.Millisecond) // cleanups run beside
+	}
+	t.Errorf("%d of %d files are gone", gone.Load(), files)
 }
 
 // Two files that use one salt do not use one key.

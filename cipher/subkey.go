@@ -14,7 +14,7 @@ type salt [12]byte
 
 // subkey is a layer 1 cipher, keyed for one salt of one file.
 type subkey struct {
-	file *File
+	file uint64 // serial of the File; a pointer would keep all that it holds in memory
 	salt salt
 	aead gocipher.AEAD
 	used atomic.Uint32 // blocks sealed
@@ -44,16 +44,16 @@ func subkeySet(f *File, s salt) uint32 {
 func (c *subkeyCache) get(f *File, s salt) *subkey {
 	set := &c.sets[subkeySet(f, s)]
 	for i := range set.ways {
-		if k := set.ways[i].Load(); k != nil && k.file == f && k.salt == s {
+		if k := set.ways[i].Load(); k != nil && k.file == f.serial && k.salt == s {
 			return k
 		}
 	}
 	return nil
 }
 
-// put adds a subkey in the place of the one that is there longest.
-func (c *subkeyCache) put(k *subkey) {
-	set := &c.sets[subkeySet(k.file, k.salt)]
+// put adds a subkey of a file in the place of the one that is there longest.
+func (c *subkeyCache) put(f *File, k *subkey) {
+	set := &c.sets[subkeySet(f, k.salt)]
 	set.ways[set.next.Add(1)%subkeyWays].Store(k)
 }
 
@@ -73,7 +73,7 @@ func (f *File) newSubkey(keys *fileKeys, s salt) (*subkey, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &subkey{file: f, salt: s, aead: aead}, nil
+	return &subkey{file: f.serial, salt: s, aead: aead}, nil
 }
 
 // openKey returns the subkey of a salt found on disk.
@@ -88,7 +88,7 @@ func (f *File) openKey(keys *fileKeys, s salt) (*subkey, error) {
 	if err != nil {
 		return nil, err
 	}
-	f.v.cache.put(k)
+	f.v.cache.put(f, k)
 	return k, nil
 }
 
@@ -113,7 +113,7 @@ func (f *File) sealKey(keys *fileKeys) (*subkey, error) {
 	}
 	k.used.Store(1)
 	if old := keys.sealing.Swap(k); old != nil {
-		f.v.cache.put(old) // its blocks are likely to be read
+		f.v.cache.put(f, old) // its blocks are likely to be read
 	}
 	return k, nil
 }

@@ -87,14 +87,15 @@ type Keys struct{ Data, Infra [32]byte }
 // Volume seals and opens what belongs to one volume under the keys of one
 // epoch. Its methods are safe for concurrent use.
 type Volume struct {
-	params Params
-	epoch  uint32
-	layout Layout
-	plies  plies
-	ctx    [2]context
-	rand   *random
-	cache  subkeyCache
-	blocks sync.Pool // *scratch
+	params  Params
+	epoch   uint32
+	layout  Layout
+	plies   plies
+	ctx     [2]context
+	rand    *random
+	cache   subkeyCache
+	serials atomic.Uint64 // of Files
+	blocks  sync.Pool     // *scratch
 
 	check [2][keySize]byte // derived from the keys, to know them again
 

@@ -15,10 +15,11 @@ import (
 
 // processStatus is what a daemon takes of its host at a moment.
 type processStatus struct {
-	Resident   int64 `json:"resident"`   // bytes of memory
-	Heap       int64 `json:"heap"`       // bytes of it that Go's heap has in use
-	Goroutines int   `json:"goroutines"` //
-	OpenFiles  int   `json:"open_files"` // descriptors
+	Resident   int64 `json:"resident"`       // bytes of memory
+	Heap       int64 `json:"heap"`           // bytes of it that Go's heap has in use
+	Live       int64 `json:"live,omitempty"` // bytes in objects, right after garbage was collected; only collect tells
+	Goroutines int   `json:"goroutines"`     //
+	OpenFiles  int   `json:"open_files"`     // descriptors
 }
 
 func (p *processStatus) String() string {
@@ -65,7 +66,14 @@ func (f *ownFiles) status(context.Context, json.RawMessage) (any, error) {
 func (f *ownFiles) collect(ctx context.Context, args json.RawMessage) (any, error) {
 	runtime.GC() // pools outlive one collection
 	debug.FreeOSMemory()
-	return f.status(ctx, args)
+	p, err := f.status(ctx, args)
+	if err != nil {
+		return nil, err
+	}
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	p.(*processStatus).Live = int64(m.HeapAlloc)
+	return p, nil
 }
 
 // memoryAim is what a daemon's memory, in bytes, is kept below where the load

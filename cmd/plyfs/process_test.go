@@ -62,10 +62,10 @@ func TestCollectedStatus(t *testing.T) {
 	runtime.KeepAlive(kept)
 	kept = nil
 	after := collected()
-	if with.Resident < before.Resident+size/2 || with.Heap < before.Heap+size/2 {
+	if with.Resident < before.Resident+size/2 || with.Heap < before.Heap+size/2 || with.Live < before.Live+size/2 {
 		t.Errorf("%v, then %v with %d MiB more in use", before, with, size>>20)
 	}
-	if after.Resident > with.Resident-size/2 || after.Heap > with.Heap-size/2 {
+	if after.Resident > with.Resident-size/2 || after.Heap > with.Heap-size/2 || after.Live > with.Live-size/2 {
 		t.Errorf("%v, then %v with %d MiB less in use", with, after, size>>20)
 	}
 }

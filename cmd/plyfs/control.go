@@ -128,8 +128,11 @@ func deviceAt(target string) string {
 	if unix.Statx(unix.AT_FDCWD, target, unix.AT_STATX_DONT_SYNC|unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, 0, &st) != nil {
 		return ""
 	}
-	return fmt.Sprintf("%d:%d", st.Dev_major, st.Dev_minor)
+	return deviceText(st.Dev_major, st.Dev_minor)
 }
+
+// deviceText writes a device as mountinfo does.
+func deviceText(major, minor uint32) string { return fmt.Sprintf("%d:%d", major, minor) }
 
 // converse answers the question of one connection about the mount of a device.
 func converse(c net.Conn, device string, table map[string]control) {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -57,17 +58,21 @@ func importDir(con *console, from, to string, asJSON bool) error {
 	if strings.HasPrefix(from, to+"/") {
 		return usageError("import into a new directory in it", "%s lies in %s", from, to)
 	}
-	users, err := writersBelow(from)
+	target, err := openInVolume(to)
 	if err != nil {
 		return err
 	}
-	if len(users) > 0 {
-		return &problem{err: fmt.Errorf("%s is in use", from), code: exitBusy, hint: "stop " + strings.Join(users, ", ") + " first"}
-	}
+	defer target.Close()
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	defer stop()
-	meter := newMeter(con)
-	result, err := treecopy.Copy(ctx, from, to, meter.show)
+	plan, err := treecopy.MakePlan(ctx, from)
+	if err != nil {
+		return importError(ctx, err)
+	}
+	if users := writersOf(plan.Files()); len(users) > 0 {
+		return &problem{err: fmt.Errorf("%s is in use", from), code: exitBusy, hint: "stop " + strings.Join(users, ", ") + " first"}
+	}
+	result, err := treecopy.Copy(ctx, plan, target, newMeter(con).show)
 	if err != nil {
 		return importError(ctx, err)
 	}
@@ -95,7 +100,7 @@ func noteOthers(con *console, others []string, from, to string) {
 	con.note("%d in %s that %s does not have: %q%s", len(others), to, from, others[:min(shown, len(others))], more)
 }
 
-// importTarget returns the absolute path of a place in a mounted volume.
+// importTarget returns the absolute path of a place, without symlinks.
 func importTarget(to string) (string, error) {
 	to, err := filepath.Abs(to)
 	if err != nil {
@@ -111,20 +116,30 @@ func importTarget(to string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("target: %w", err)
 	}
-	mounts, err := readMounts()
-	if err != nil {
-		return "", err
-	}
-	var in mountEntry
-	for _, m := range mounts {
-		if below := m.Target == dir || strings.HasPrefix(dir, strings.TrimSuffix(m.Target, "/")+"/"); below && len(m.Target) >= len(in.Target) {
-			in = m
-		}
-	}
-	if in.Type != fsType {
-		return "", &problem{err: fmt.Errorf("%s is not in a mounted volume", to), code: exitNotMounted, hint: "mount the volume first: plyfs mount CIPHERDIR MOUNTPOINT"}
-	}
 	return dir, nil
+}
+
+// openInVolume opens a directory in a mounted volume, or the place of a new one.
+// What it has opened is looked at, and not the path: nothing is ever written to what
+// the path leads to once the volume is unmounted.
+func openInVolume(path string) (*treecopy.Target, error) {
+	target, err := treecopy.OpenTarget(path)
+	if err != nil {
+		return nil, fmt.Errorf("target: %w", err)
+	}
+	device, err := target.Device()
+	var mounts []mountEntry
+	if err == nil {
+		mounts, err = readMounts()
+	}
+	if err == nil && !slices.ContainsFunc(volumeMounts(mounts), func(m mountEntry) bool { return m.Device == deviceText(unix.Major(device), unix.Minor(device)) }) {
+		err = &problem{err: fmt.Errorf("%s is not in a mounted volume", path), code: exitNotMounted, hint: "mount the volume first: plyfs mount CIPHERDIR MOUNTPOINT"}
+	}
+	if err != nil {
+		target.Close()
+		return nil, err
+	}
+	return target, nil
 }
 
 // importError says what to do.
@@ -141,6 +156,8 @@ func importError(ctx context.Context, err error) error {
 		return usageError("", "%w", err)
 	case errors.Is(err, treecopy.ErrForeign):
 		return &problem{err: err, code: exitExists, hint: "find out who made it, and remove it"}
+	case errors.Is(err, treecopy.ErrBusy):
+		return &problem{err: err, code: exitBusy, hint: "wait for its end"}
 	case errors.Is(err, treecopy.ErrReplaced):
 		return &problem{err: err, code: exitBusy, hint: "look at what is there, keep others out of the target, and " + again}
 	case errors.Is(err, treecopy.ErrVerify):

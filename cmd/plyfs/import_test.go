@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -95,5 +96,40 @@ func TestImport(t *testing.T) {
 	r = b.run(exitUsage, "import", filepath.Join(b.mnt, "new"), b.mnt)
 	wantText(t, "standard error", r.stderr, "lies in")
 	b.run(exitUsage, "import", b.mnt, filepath.Join(b.mnt, "new/inside"))
+	b.run(exitOK, "umount", b.mnt)
+}
+
+// Another mount namespace, such as a container's, has files of its own at the same
+// path: who writes them does not use the source.
+func TestImportBesideTheSamePathElsewhere(t *testing.T) {
+	needMounts(t)
+	b := newBench(t)
+	b.part()
+	b.volume()
+	b.mount()
+	from := filepath.Join(b.dir, "datadir")
+	if err := os.Mkdir(from, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	b.file("datadir/ibdata1", "a table")
+	server := exec.Command("sh", "-c", `mount -t tmpfs other "$0" && exec 5>"$0/ibdata1" && echo && exec cat`, from)
+	end, err := server.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ready, err := server.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.elsewhere(server)
+	if _, err := ready.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	b.run(exitOK, "import", from, b.mnt)
+	end.Close()
+	if err := server.Wait(); err != nil {
+		t.Error(err)
+	}
+	b.wantFile("ibdata1", "a table")
 	b.run(exitOK, "umount", b.mnt)
 }

@@ -2,24 +2,19 @@ package main
 
 import (
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/plyfs/plyfs/cmd/internal/treecopy"
 )
 
-// fileID tells files apart, by whatever path they are reached.
-type fileID struct{ dev, ino uint64 }
-
-// writersBelow names processes that have files below dir open to write, also by
-// other paths: in a container, on a bind mount, by a hard link.
-func writersBelow(dir string) ([]string, error) {
-	files, err := filesBelow(dir)
-	if err != nil {
-		return nil, err
-	}
+// writersOf names processes that have one of files open to write, by whatever path:
+// in a container, on a bind mount, by a hard link. Paths do not tell: those of
+// another mount namespace look like those of this one.
+func writersOf(files map[treecopy.FileID]bool) []string {
 	links, _ := filepath.Glob("/proc/[0-9]*/fd/*")
 	seen := map[string]bool{}
 	var users []string
@@ -28,40 +23,20 @@ func writersBelow(dir string) ([]string, error) {
 		if seen[proc] || !opensToWrite(proc, filepath.Base(link)) {
 			continue
 		}
-		// By the path, one that is deleted or new.
-		to, err := os.Readlink(link)
-		below := err == nil && strings.HasPrefix(to, strings.TrimSuffix(dir, "/")+"/")
-		if id, ok := openFileID(link); below || ok && files[id] {
+		if id, ok := openFileID(link); ok && files[id] {
 			seen[proc] = true
 			users = append(users, processName(proc))
 		}
 	}
-	return users, nil
-}
-
-// filesBelow returns the files below dir.
-func filesBelow(dir string) (map[fileID]bool, error) {
-	files := map[fileID]bool{}
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() {
-			return err
-		}
-		var st unix.Stat_t
-		if err := unix.Lstat(path, &st); err != nil {
-			return &os.PathError{Op: "stat", Path: path, Err: err}
-		}
-		files[fileID{st.Dev, st.Ino}] = true
-		return nil
-	})
-	return files, err
+	return users
 }
 
 // openFileID returns which file a descriptor below /proc has open. It asks no
 // server for that, which may be one that hangs.
-func openFileID(link string) (fileID, bool) {
+func openFileID(link string) (treecopy.FileID, bool) {
 	var st unix.Statx_t
 	err := unix.Statx(unix.AT_FDCWD, link, unix.AT_STATX_DONT_SYNC, unix.STATX_INO, &st)
-	return fileID{unix.Mkdev(st.Dev_major, st.Dev_minor), st.Ino}, err == nil
+	return treecopy.FileID{Dev: unix.Mkdev(st.Dev_major, st.Dev_minor), Ino: st.Ino}, err == nil
 }
 
 func opensToWrite(proc, fd string) bool {

@@ -34,8 +34,8 @@ const workers = 4
 // copier is a copy under way.
 type copier struct {
 	from    string
-	target  *target
-	plan    *plan
+	target  *Target
+	plan    *Plan
 	files   atomic.Int64
 	present atomic.Int64
 	bytes   atomic.Int64
@@ -43,23 +43,18 @@ type copier struct {
 	tell    func(Progress)
 }
 
-// Copy copies the content of the directory from into the directory to, which
-// is made if it is missing. tell, if not nil, hears of the progress, from several
+// Copy copies what p has found into t, which is made if it is missing, and stays
+// the caller's to close. tell, if not nil, hears of the progress, from several
 // goroutines. When it returns nil all of it is durable and was read back
-// and compared, or had been by an earlier copy. Errors:
-// those of this package and the filesystems' own; whatever was finished stays, and the next Copy goes on from there.
-func Copy(ctx context.Context, from, to string, tell func(Progress)) (Result, error) {
-	p, err := makePlan(ctx, from)
-	if err != nil {
+// and compared, or had been by an earlier copy. Errors: those of this package
+// and the filesystems' own; whatever was finished stays, and the next Copy goes
+// on from there.
+func Copy(ctx context.Context, p *Plan, t *Target, tell func(Progress)) (Result, error) {
+	if err := t.begin(p); err != nil {
 		return Result{}, err
 	}
-	t, err := openTarget(to, p)
-	if err != nil {
-		return Result{}, err
-	}
-	defer t.Close()
-	c := &copier{from: from, target: t, plan: p, tell: tell}
-	err = c.clearWork()
+	c := &copier{from: p.root, target: t, plan: p, tell: tell}
+	err := c.clearWork()
 	if err == nil {
 		err = c.makeDirs()
 	}
@@ -76,7 +71,7 @@ func Copy(ctx context.Context, from, to string, tell func(Progress)) (Result, er
 		err = c.finishDirs()
 	}
 	if err == nil {
-		err = p.unchanged(from)
+		err = p.unchanged()
 	}
 	return c.result(), err
 }

@@ -27,13 +27,15 @@ var (
 	ErrSource = errors.New("is in the source")
 	// ErrForeign reports a WorkDir that others than the caller get into.
 	ErrForeign = errors.New("is not a directory of the user who imports with mode 0700")
+	// ErrBusy reports another copy into the same target that is under way.
+	ErrBusy = errors.New("another import into it is under way")
 	// ErrReplaced reports something in the target that somebody exchanged while
 	// it was copied.
 	ErrReplaced = errors.New("was replaced by somebody while it was copied")
 )
 
-// inode names a file of the source.
-type inode struct{ dev, ino uint64 }
+// FileID tells files apart, by whatever path they are reached.
+type FileID struct{ Dev, Ino uint64 }
 
 // entry is something to copy. The first name of an inode is copied, further
 // ones become links.
@@ -45,23 +47,24 @@ type entry struct {
 
 func (e *entry) kind() uint32 { return e.st.Mode & unix.S_IFMT }
 
-func (e *entry) inode() inode { return inode{e.st.Dev, e.st.Ino} }
+func (e *entry) id() FileID { return FileID{e.st.Dev, e.st.Ino} }
 
 // workName is what the entry's file is called while it is under way.
 func (e *entry) workName() string { return fmt.Sprintf("%x-%x", e.st.Dev, e.st.Ino) }
 
-// plan is what a copy has to do, parents before what is in them.
-type plan struct {
+// Plan is what a copy has to do, parents before what is in them.
+type Plan struct {
+	root               string   // the source
 	dirs, files, links []*entry // files: all that is neither directory nor link
 	bytes              int64    // of regular files
 	sockets            []string
 }
 
-// makePlan looks at everything below root. A mountpoint there is an error: what
-// lies under it belongs to another filesystem.
-func makePlan(ctx context.Context, root string) (*plan, error) {
-	p := &plan{}
-	first := map[inode]string{}
+// MakePlan looks at everything below the directory root. A mountpoint there is an
+// error: what lies under it belongs to another filesystem.
+func MakePlan(ctx context.Context, root string) (*Plan, error) {
+	p := &Plan{root: root}
+	first := map[FileID]string{}
 	var dev uint64
 	err := filepath.WalkDir(root, func(path string, _ os.DirEntry, err error) error {
 		if err == nil {
@@ -92,7 +95,7 @@ func makePlan(ctx context.Context, root string) (*plan, error) {
 	return p, err
 }
 
-func (p *plan) add(e *entry, first map[inode]string) {
+func (p *Plan) add(e *entry, first map[FileID]string) {
 	switch e.kind() {
 	case unix.S_IFDIR:
 		p.dirs = append(p.dirs, e)
@@ -102,12 +105,12 @@ func (p *plan) add(e *entry, first map[inode]string) {
 		return
 	}
 	if e.st.Nlink > 1 {
-		if old, ok := first[e.inode()]; ok {
+		if old, ok := first[e.id()]; ok {
 			e.link = old
 			p.links = append(p.links, e)
 			return
 		}
-		first[e.inode()] = e.path
+		first[e.id()] = e.path
 	}
 	p.files = append(p.files, e)
 	if e.kind() == unix.S_IFREG {
@@ -115,17 +118,28 @@ func (p *plan) add(e *entry, first map[inode]string) {
 	}
 }
 
+// Files returns the regular files of the source.
+func (p *Plan) Files() map[FileID]bool {
+	files := map[FileID]bool{}
+	for _, e := range p.files {
+		if e.kind() == unix.S_IFREG {
+			files[e.id()] = true
+		}
+	}
+	return files
+}
+
 // sources returns the directories of the source.
-func (p *plan) sources() map[inode]bool {
-	dirs := map[inode]bool{}
+func (p *Plan) sources() map[FileID]bool {
+	dirs := map[FileID]bool{}
 	for _, e := range p.dirs {
-		dirs[e.inode()] = true
+		dirs[e.id()] = true
 	}
 	return dirs
 }
 
 // names returns the paths of everything in the source.
-func (p *plan) names() map[string]bool {
+func (p *Plan) names() map[string]bool {
 	names := map[string]bool{}
 	for _, e := range slices.Concat(p.dirs, p.files, p.links) {
 		names[e.path] = true
@@ -138,10 +152,10 @@ func (p *plan) names() map[string]bool {
 
 // unchanged compares the source with what it was when the plan was made: a file
 // that was written to after it was copied, and names that came or went, show.
-func (p *plan) unchanged(root string) error {
+func (p *Plan) unchanged() error {
 	for _, e := range slices.Concat(p.files, p.dirs) {
 		var now unix.Stat_t
-		err := unix.Lstat(filepath.Join(root, e.path), &now)
+		err := unix.Lstat(filepath.Join(p.root, e.path), &now)
 		if err != nil || now.Ino != e.st.Ino || now.Size != e.st.Size || now.Mtim != e.st.Mtim || now.Ctim != e.st.Ctim {
 			return errors.Join(fmt.Errorf("%s: %w", e.path, ErrChanged), err)
 		}
@@ -150,7 +164,7 @@ func (p *plan) unchanged(root string) error {
 }
 
 // largestFirst orders files so that workers end at about the same time.
-func (p *plan) largestFirst() []*entry {
+func (p *Plan) largestFirst() []*entry {
 	files := slices.Clone(p.files)
 	slices.SortStableFunc(files, func(a, b *entry) int { return cmp.Compare(b.st.Size, a.st.Size) })
 	return files

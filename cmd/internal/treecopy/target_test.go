@@ -1,6 +1,7 @@
 package treecopy
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"os"
@@ -38,7 +39,7 @@ func TestCopyIntoForeignTarget(t *testing.T) {
 				must(t, err)
 				defer v.Close()
 				var once sync.Once
-				_, err = Copy(context.Background(), from, to, func(Progress) {
+				_, err = copyTree(context.Background(), from, to, func(Progress) {
 					once.Do(func() {
 						must(t, os.Rename(filepath.Join(to, dir), filepath.Join(to, "away")))
 						must(t, swap(filepath.Join(to, dir), victim))
@@ -71,7 +72,7 @@ func TestForeignWorkDirIsRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			from, to := sourceTree(t), t.TempDir()
 			must(t, spoil(filepath.Join(to, WorkDir)))
-			if _, err := Copy(context.Background(), from, to, nil); !errors.Is(err, ErrForeign) && !errors.Is(err, ErrDiffers) {
+			if _, err := copyTree(context.Background(), from, to, nil); !errors.Is(err, ErrForeign) && !errors.Is(err, ErrDiffers) {
 				t.Errorf("%v, want a refusal", err)
 			}
 			if _, err := os.Lstat(filepath.Join(to, "large")); !errors.Is(err, os.ErrNotExist) {
@@ -84,9 +85,10 @@ func TestForeignWorkDirIsRefused(t *testing.T) {
 // What is under way is given its place only as what was verified.
 func TestOnlyTheVerifiedFileIsPlaced(t *testing.T) {
 	dir := t.TempDir()
-	tg, err := openTarget(dir, &plan{})
+	tg, err := OpenTarget(dir)
 	must(t, err)
 	defer tg.Close()
+	must(t, tg.begin(&Plan{}))
 	work := filepath.Join(dir, WorkDir, "1-2")
 	must(t, os.WriteFile(work, []byte("verified"), 0o600))
 	f, err := os.Open(work)
@@ -107,7 +109,7 @@ func TestTargetBehindSymlinkIsRefused(t *testing.T) {
 	dir := t.TempDir()
 	must(t, os.Mkdir(filepath.Join(dir, "real"), 0o700))
 	must(t, os.Symlink("real", filepath.Join(dir, "link")))
-	if _, err := Copy(context.Background(), sourceTree(t), filepath.Join(dir, "link/new"), nil); err == nil {
+	if _, err := copyTree(context.Background(), sourceTree(t), filepath.Join(dir, "link/new"), nil); err == nil {
 		t.Error("copied")
 	}
 }
@@ -136,10 +138,58 @@ func TestTargetInSourceIsRefused(t *testing.T) {
 				defer func() { must(t, unix.Unmount(from, unix.MNT_DETACH)) }()
 			}
 			want := describe(t, dir)
-			if _, err := Copy(context.Background(), from, to, nil); !errors.Is(err, ErrSource) {
+			if _, err := copyTree(context.Background(), from, to, nil); !errors.Is(err, ErrSource) {
 				t.Errorf("%v, want ErrSource", err)
 			}
 			wantSame(t, describe(t, dir), want)
 		})
+	}
+}
+
+// Two copies into one target would write to the same files under way: the second
+// is refused, and what the first has verified stays as it is.
+func TestSecondCopyAtATimeIsRefused(t *testing.T) {
+	from, to := t.TempDir(), t.TempDir()
+	want := noise(1, 3*chunk)
+	must(t, os.WriteFile(filepath.Join(from, "large"), want, 0o600))
+	ctx, interrupt := context.WithCancel(context.Background())
+	defer interrupt()
+	var once sync.Once
+	_, first := copyTree(ctx, from, to, func(Progress) {
+		once.Do(func() {
+			if _, err := copyTree(context.Background(), from, to, nil); !errors.Is(err, ErrBusy) {
+				t.Errorf("the second copy: %v, want ErrBusy", err)
+			}
+			interrupt()
+		})
+	})
+	got, err := os.ReadFile(filepath.Join(to, "large"))
+	if err == nil && !bytes.Equal(got, want) {
+		t.Errorf("in its place is something else; the first copy: %v", first)
+	}
+	_, err = copyTree(context.Background(), from, to, nil)
+	must(t, err)
+}
+
+// What is copied goes where the target was when it was opened, also if its
+// filesystem is taken out of the tree since, and is not unmounted meanwhile.
+func TestCopyFollowsNoPathOnceTheTargetIsOpen(t *testing.T) {
+	for _, sub := range []string{"", "new"} {
+		from, mnt := sourceTree(t), t.TempDir()
+		must(t, unix.Mount("target", mnt, "tmpfs", 0, ""))
+		tg, err := OpenTarget(filepath.Join(mnt, sub))
+		must(t, err)
+		defer tg.Close()
+		if err := unix.Unmount(mnt, 0); !errors.Is(err, unix.EBUSY) {
+			t.Fatalf("unmounted: %v", err)
+		}
+		must(t, unix.Unmount(mnt, unix.MNT_DETACH))
+		p, err := MakePlan(context.Background(), from)
+		must(t, err)
+		_, err = Copy(context.Background(), p, tg, nil)
+		must(t, err)
+		if in, err := os.ReadDir(mnt); err != nil || len(in) > 0 {
+			t.Errorf("below the target's mount: %v, %v", in, err)
+		}
 	}
 }

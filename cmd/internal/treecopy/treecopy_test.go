@@ -128,6 +128,20 @@ func wantSame(t *testing.T, got, want []string) {
 	}
 }
 
+// copyTree copies the directory from into the directory to.
+func copyTree(ctx context.Context, from, to string, tell func(Progress)) (Result, error) {
+	p, err := MakePlan(ctx, from)
+	if err != nil {
+		return Result{}, err
+	}
+	t, err := OpenTarget(to)
+	if err != nil {
+		return Result{}, err
+	}
+	defer t.Close()
+	return Copy(ctx, p, t, tell)
+}
+
 func TestCopyKeepsEverything(t *testing.T) {
 	from := sourceTree(t)
 	want := describe(t, from)
@@ -137,7 +151,7 @@ func TestCopyKeepsEverything(t *testing.T) {
 	must(t, unix.Bind(sock, &unix.SockaddrUnix{Name: filepath.Join(from, "db.sock")}))
 	must(t, unix.UtimesNanoAt(unix.AT_FDCWD, from, []unix.Timespec{{Sec: 1}, {Sec: 1_000_000_000, Nsec: 987_654_321}}, 0))
 	to := filepath.Join(t.TempDir(), "target")
-	r, err := Copy(context.Background(), from, to, nil)
+	r, err := copyTree(context.Background(), from, to, nil)
 	must(t, err)
 	wantSame(t, describe(t, to), want)
 	if len(r.Others) != 0 {
@@ -154,7 +168,7 @@ func TestCopyKeepsEverything(t *testing.T) {
 	if st.Blocks*512 > 1<<20 {
 		t.Errorf("the sparse file takes %d bytes", st.Blocks*512)
 	}
-	r, err = Copy(context.Background(), from, to, nil)
+	r, err = copyTree(context.Background(), from, to, nil)
 	must(t, err)
 	if r.Files != 0 || r.Present != 10 {
 		t.Errorf("a second copy: %+v, want 10 present", r)
@@ -172,7 +186,7 @@ func TestCopyGoesOn(t *testing.T) {
 		ctx, stop := context.WithCancel(context.Background())
 		calls := rand.New(rand.NewPCG(seed, 0)).IntN(6) + int(seed) // files in place count, too
 		left := make(chan struct{}, 1000)
-		r, err := Copy(ctx, from, to, func(Progress) {
+		r, err := copyTree(ctx, from, to, func(Progress) {
 			if left <- struct{}{}; len(left) > calls {
 				stop()
 			}
@@ -212,7 +226,7 @@ func TestRightPartIsKept(t *testing.T) {
 			must(t, os.WriteFile(work, left, 0o600))
 			e := &entry{path: "from"}
 			must(t, unix.Lstat(from, &e.st))
-			c := &copier{plan: &plan{}}
+			c := &copier{plan: &Plan{}}
 			must(t, c.copyContent(context.Background(), e, from, work))
 			if got, err := os.ReadFile(work); err != nil || !bytes.Equal(got, content) {
 				t.Errorf("%d bytes, %v", len(got), err)
@@ -238,7 +252,7 @@ func TestCopyOverwritesNothing(t *testing.T) {
 			from, to := sourceTree(t), t.TempDir()
 			must(t, os.Mkdir(filepath.Join(to, "db"), 0o700))
 			must(t, spoil(filepath.Join(to, "db/small")))
-			if _, err := Copy(context.Background(), from, to, nil); !errors.Is(err, ErrDiffers) {
+			if _, err := copyTree(context.Background(), from, to, nil); !errors.Is(err, ErrDiffers) {
 				t.Errorf("%v, want ErrDiffers", err)
 			}
 		})
@@ -253,7 +267,7 @@ func TestCopyOfMovingSource(t *testing.T) {
 	file := filepath.Join(from, "f")
 	must(t, os.WriteFile(file, noise(1, 2*chunk), 0o600))
 	to := filepath.Join(t.TempDir(), "to")
-	_, err := Copy(context.Background(), from, to, func(p Progress) {
+	_, err := copyTree(context.Background(), from, to, func(p Progress) {
 		if p.Bytes < p.AllBytes {
 			must(t, os.Chtimes(file, time.Now(), time.Now()))
 		}
@@ -264,7 +278,7 @@ func TestCopyOfMovingSource(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(to, "f")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("in its place: %v", err)
 	}
-	_, err = Copy(context.Background(), from, to, nil)
+	_, err = copyTree(context.Background(), from, to, nil)
 	must(t, err)
 }
 
@@ -296,7 +310,7 @@ func TestVerify(t *testing.T) {
 func TestPlanRefusesUnfinishedImport(t *testing.T) {
 	from := t.TempDir()
 	must(t, os.Mkdir(filepath.Join(from, WorkDir), 0o700))
-	if _, err := Copy(context.Background(), from, t.TempDir(), nil); err == nil {
+	if _, err := copyTree(context.Background(), from, t.TempDir(), nil); err == nil {
 		t.Error("copied")
 	}
 }
@@ -313,7 +327,7 @@ func TestLeftoversGo(t *testing.T) {
 	var st unix.Stat_t
 	must(t, unix.Lstat(filepath.Join(from, "large"), &st))
 	must(t, os.Symlink("/nowhere", filepath.Join(work, (&entry{st: st}).workName())))
-	_, err := Copy(context.Background(), from, to, nil)
+	_, err := copyTree(context.Background(), from, to, nil)
 	must(t, err)
 	wantSame(t, describe(t, to), want)
 }
@@ -329,7 +343,7 @@ func TestNoACLIsInherited(t *testing.T) {
 		1, 0, 7, 0, 255, 255, 255, 255, 2, 0, 7, 0, 0xd2, 4, 0, 0, 4, 0, 5, 0, 255, 255, 255, 255,
 		16, 0, 7, 0, 255, 255, 255, 255, 32, 0, 0, 0, 255, 255, 255, 255}
 	must(t, unix.Setxattr(to, "system.posix_acl_default", acl, 0))
-	_, err := Copy(context.Background(), from, to, nil)
+	_, err := copyTree(context.Background(), from, to, nil)
 	must(t, err)
 	wantSame(t, describe(t, to), want)
 }
@@ -343,11 +357,11 @@ func TestCopyOfSourceThatChangesLater(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			from := sourceTree(t)
-			p, err := makePlan(context.Background(), from)
+			p, err := MakePlan(context.Background(), from)
 			must(t, err)
-			must(t, p.unchanged(from))
+			must(t, p.unchanged())
 			must(t, change(from))
-			if err := p.unchanged(from); !errors.Is(err, ErrChanged) {
+			if err := p.unchanged(); !errors.Is(err, ErrChanged) {
 				t.Errorf("%v, want ErrChanged", err)
 			}
 		})
@@ -360,7 +374,7 @@ func TestCopyTellsOfOthers(t *testing.T) {
 	must(t, os.MkdirAll(filepath.Join(to, "db/old/sub"), 0o700))
 	must(t, os.WriteFile(filepath.Join(to, "db/old/file"), nil, 0o600))
 	must(t, os.WriteFile(filepath.Join(to, "more"), nil, 0o600))
-	r, err := Copy(context.Background(), from, to, nil)
+	r, err := copyTree(context.Background(), from, to, nil)
 	must(t, err)
 	if !slices.Equal(r.Others, []string{"db/old", "more"}) {
 		t.Errorf("told of %q", r.Others)
@@ -380,7 +394,7 @@ func TestChangeBeforeVerifyIsNoFault(t *testing.T) {
 	past := time.Now().Add(-time.Hour)
 	must(t, os.Chtimes(file, past, past))
 	to := t.TempDir()
-	_, err := Copy(context.Background(), from, to, func(p Progress) {
+	_, err := copyTree(context.Background(), from, to, func(p Progress) {
 		if p.Bytes == p.AllBytes {
 			must(t, os.WriteFile(file, noise(2, 2*chunk), 0o600))
 		}
@@ -407,7 +421,7 @@ func TestUserGoesOnWithReadOnlyFile(t *testing.T) {
 	must(t, errors.Join(d.Chown(uid, uid), os.Chown(from, uid, uid), os.Chown(work, uid, uid)))
 	e := &entry{path: "from"}
 	must(t, unix.Lstat(from, &e.st))
-	c := &copier{plan: &plan{}}
+	c := &copier{plan: &Plan{}}
 	asUser(t, uid, func() error { return c.copyContent(context.Background(), e, from, work) })
 	if got, err := os.ReadFile(work); err != nil || !bytes.Equal(got, content) {
 		t.Errorf("%d bytes, %v", len(got), err)

@@ -44,9 +44,7 @@ func readMoves(t *testing.T, path string, dir bool) bool {
 // The kernel leaves access times to the daemon, so each of these flags must
 // reach it, at the mount and when it is changed.
 func TestMountAccessTimes(t *testing.T) {
-	needMounts(t)
-	b := newBench(t)
-	b.volume()
+	b := withVolume(t)
 	if !readMoves(t, filepath.Join(b.dir, "file"), false) || !readMoves(t, filepath.Join(b.dir, "dir"), true) {
 		t.Log("the disk here keeps no access times: only their standing still is tested")
 	}

@@ -53,9 +53,7 @@ func (b *bench) awaitAudit(path string, want func(*auditEvent) bool) auditEvent 
 }
 
 func TestAuditOfKeys(t *testing.T) {
-	needMounts(t)
-	b := newBench(t)
-	b.volume()
+	b := withVolume(t)
 	log := filepath.Join(b.dir, "audit/log")
 	is := func(event string, result auditResult) func(*auditEvent) bool {
 		return func(e *auditEvent) bool { return e.Event == event && e.Result == result }
@@ -99,9 +97,7 @@ func TestAuditOfKeys(t *testing.T) {
 }
 
 func TestAuditOfDamage(t *testing.T) {
-	needMounts(t)
-	b := newBench(t)
-	b.volume()
+	b := withVolume(t)
 	log := filepath.Join(b.dir, "audit.log")
 	b.mount()
 	b.write("f", strings.Repeat("content.", 100_000))
@@ -147,9 +143,7 @@ func TestAuditOfDamage(t *testing.T) {
 // Names and attributes that do not open say in which layer; what no layer made
 // says that it is not known.
 func TestAuditOfNamesAndXattrs(t *testing.T) {
-	needMounts(t)
-	b := newBench(t)
-	b.volume()
+	b := withVolume(t)
 	log := filepath.Join(b.dir, "audit.log")
 	b.mount()
 	b.write("f", "content")
@@ -221,9 +215,7 @@ func flipped(name string) string {
 }
 
 func TestAuditNeedsItsPlace(t *testing.T) {
-	needMounts(t)
-	b := newBench(t)
-	b.volume()
+	b := withVolume(t)
 	r := b.as("plyfs", "mount", "-o", "audit="+b.cipher, b.cipher, b.mnt)
 	if r.code == 0 || !strings.Contains(r.stderr, "audit log") {
 		t.Errorf("an audit log that is a directory: %v", r)

@@ -47,9 +47,7 @@ func (b *bench) exchange(layer string) (back func()) {
 // What is wrong with the second layer is told together with what is wrong with
 // the first one, each with what to do about it.
 func TestBothLayersAreTold(t *testing.T) {
-	needMounts(t)
-	b := newBench(t)
-	b.volume()
+	b := withVolume(t)
 	audit := filepath.Join(b.dir, "audit")
 	b.mount("-o", "revalidate=1h,grace=1h,audit="+audit)
 	b.write("f", "content")

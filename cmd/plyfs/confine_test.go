@@ -25,9 +25,7 @@ func (b *bench) reach(path string) string {
 
 // The daemon opens what it works on, and nothing else: no key store above all.
 func TestDaemonIsConfined(t *testing.T) {
-	needMounts(t)
-	b := newBench(t)
-	b.volume()
+	b := withVolume(t)
 	journal, logs := filepath.Join(b.dir, "journal"), filepath.Join(b.dir, "logs")
 	for _, d := range []string{journal, logs} {
 		if err := os.Mkdir(d, 0o755); err != nil {
@@ -119,10 +117,7 @@ func TestDaemonIsConfined(t *testing.T) {
 
 // Neither core dumps nor memory give keys away, as far as the system allows.
 func TestDaemonMemory(t *testing.T) {
-	needMounts(t)
-	b := newBench(t)
-	b.volume()
-	b.mount()
+	b := mounted(t)
 	d := b.daemon()
 	for _, pid := range []int{d.PID, keyHelperOf(t, d.PID)} {
 		proc := "/proc/" + strconv.Itoa(pid)

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -18,12 +17,8 @@ import (
 // The daemon of a mount answers on a socket that root, or the mounting user,
 // can open. A connection carries one question and one answer, a JSON line each.
 
-const (
-	// questionTime bounds how long a question may take to arrive.
-	questionTime = 10 * time.Second
-	// maxQuestion bounds its length in bytes.
-	maxQuestion = 1 << 20
-)
+// questionTime bounds how long a question may take to arrive.
+const questionTime = 10 * time.Second
 
 // question asks a daemon for something.
 type question struct {
@@ -79,18 +74,26 @@ func (m *mounting) answer() (stop func()) {
 		return func() {}
 	}
 	table := m.controls()
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go converse(c, m.device, table)
-		}
-	}()
+	go accept(l, func(c net.Conn) { converse(c, m.device, table) })
 	return func() {
 		remove()
 		l.Close()
+	}
+}
+
+// accept hands connections on, each in a goroutine, until l is closed. Descriptors
+// may run out, and come back.
+func accept(l net.Listener, converse func(net.Conn)) {
+	for {
+		c, err := l.Accept()
+		switch {
+		case err == nil:
+			go converse(c)
+		case errors.Is(err, net.ErrClosed):
+			return
+		default:
+			time.Sleep(100 * time.Millisecond)
+		}
 	}
 }
 
@@ -138,8 +141,8 @@ func deviceText(major, minor uint32) string { return fmt.Sprintf("%d:%d", major,
 func converse(c net.Conn, device string, table map[string]control) {
 	defer c.Close()
 	c.SetReadDeadline(time.Now().Add(questionTime))
-	in := bufio.NewReader(c)
-	line, err := readLine(in, maxQuestion)
+	in := newMessageReader(c)
+	line, err := in.line()
 	if err != nil {
 		return
 	}
@@ -147,7 +150,7 @@ func converse(c net.Conn, device string, table map[string]control) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	go func() {
-		in.ReadByte() // nothing comes: this returns when the other side is gone
+		in.some() // nothing comes: this returns when the other side is gone
 		cancel()
 	}()
 	out := consult(ctx, device, table, line)
@@ -180,23 +183,6 @@ func consult(ctx context.Context, device string, table map[string]control, line 
 		out = reply{Error: err.Error(), Hint: hintOf(err), Code: codeOf(err)}
 	}
 	return out
-}
-
-// readLine reads a line of at most max bytes, without its end.
-func readLine(in *bufio.Reader, max int) ([]byte, error) {
-	var line []byte
-	for {
-		part, err := in.ReadSlice('\n')
-		if line = append(line, part...); len(line) > max {
-			return nil, errors.New("line too long")
-		}
-		switch {
-		case err == nil:
-			return line[:len(line)-1], nil
-		case !errors.Is(err, bufio.ErrBufferFull):
-			return nil, err
-		}
-	}
 }
 
 // errNoDaemon reports that no daemon answers for a mountpoint.

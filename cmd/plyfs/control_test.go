@@ -5,10 +5,14 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"net"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestConverse is one question and one answer on a connection, also of those
@@ -27,7 +31,7 @@ func TestConverse(t *testing.T) {
 		"error":       {`{"op":"fail"}` + "\n", `{"error":"it failed","hint":"wait","code":5}`},
 		"unknown":     {`{"op":"dance"}` + "\n", `{"error":"the daemon does not know the request \"dance\"","hint":"it is of another version of plyfs: mount the volume again","code":7}`},
 		"not JSON":    {"hello\n", `{"error":"invalid character 'h' looking for beginning of value","code":1}`},
-		"long":        {strings.Repeat("x", maxQuestion+2) + "\n", ""},
+		"long":        {strings.Repeat("x", maxMessage+2) + "\n", ""},
 		"end of file": {`{"op":`, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -64,4 +68,42 @@ func TestAskerGone(t *testing.T) {
 	case <-time.After(10 * time.Second):
 		t.Error("it goes on waiting")
 	}
+}
+
+// flaky is a listener that fails once before each connection.
+type flaky struct {
+	net.Listener
+	failed bool
+}
+
+func (l *flaky) Accept() (net.Conn, error) {
+	if l.failed = !l.failed; l.failed {
+		return nil, unix.EMFILE
+	}
+	return l.Listener.Accept()
+}
+
+// TestAcceptGoesOn when descriptors ran out, and ends with the listener.
+func TestAcceptGoesOn(t *testing.T) {
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "socket"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		accept(&flaky{Listener: l}, func(c net.Conn) { c.Close() })
+		close(ended)
+	}()
+	for range 2 {
+		c, err := net.Dial("unix", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+			t.Error(err)
+		}
+		c.Close()
+	}
+	l.Close()
+	<-ended
 }

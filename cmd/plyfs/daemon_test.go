@@ -128,3 +128,20 @@ func TestDaemonWithoutParent(t *testing.T) {
 		t.Error("it ended with 0")
 	}
 }
+
+// A message that is cut off, or makes no sense, leaves no secret of it.
+func TestMessageWithAnErrorHasNoSecrets(t *testing.T) {
+	var whole bytes.Buffer
+	if err := writeMessage(&whole, 1, [2][]byte{[]byte("first"), []byte("second")}); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{
+		"cut off": whole.String()[:whole.Len()-1], "no JSON": "x" + whole.String(),
+	} {
+		var n int
+		secrets, err := newMessageReader(strings.NewReader(text)).read(&n)
+		if err == nil || secrets[0] != nil || secrets[1] != nil {
+			t.Errorf("%s: %v, and %q", name, err, secrets)
+		}
+	}
+}

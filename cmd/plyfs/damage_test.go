@@ -12,9 +12,7 @@ import (
 // Whatever is done to the files that a volume cannot be opened without, the mount
 // says which one it is and what to do, with the code for it.
 func TestMountOfDamagedVolume(t *testing.T) {
-	needMounts(t)
-	b := newBench(t)
-	b.volume()
+	b := withVolume(t)
 	good := filepath.Join(b.dir, "good")
 	b.copyTree(b.cipher, good)
 	ways := map[string]func(path string) error{

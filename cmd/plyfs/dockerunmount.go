@@ -81,7 +81,7 @@ func whoMounts(device string) (string, error) {
 	}
 	seen := map[[2]string]bool{}
 	for _, proc := range procs {
-		namespace, _ := os.Readlink(proc + "/ns/mnt")
+		namespace := mountsOf(proc)
 		root, _ := os.Readlink(proc + "/root") // what is outside of it is not told of
 		if seen[[2]string{namespace, root}] {
 			continue

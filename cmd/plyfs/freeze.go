@@ -113,12 +113,8 @@ func newThawing(con *console, target string) (*freezing, error) {
 
 // sameMounts reports whether a process is known to be in this mount namespace.
 func sameMounts(pid int) bool {
-	own, err := os.Readlink("/proc/self/ns/mnt")
-	if err != nil {
-		return false
-	}
-	its, err := os.Readlink("/proc/" + strconv.Itoa(pid) + "/ns/mnt")
-	return err == nil && its == own
+	own := mountsOf("/proc/self")
+	return own != "" && own == mountsOf("/proc/"+strconv.Itoa(pid))
 }
 
 // ask asks the mount's daemon.
@@ -176,10 +172,8 @@ func (f *freezing) during(args []string, timeout time.Duration) error {
 		return usageError("", "%w", cmd.Err)
 	}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	// An interrupt ends the command, and this process after the thaw.
-	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
-	defer signal.Stop(signals)
+	// An interrupt before it is held ends this process, and the freeze with it or
+	// after graspTime.
 	since, err := f.freeze(graspTime)
 	if err != nil {
 		return err
@@ -190,6 +184,10 @@ func (f *freezing) during(args []string, timeout time.Duration) error {
 		return err
 	}
 	defer hold.Close()
+	// An interrupt ends the command, and this process after the thaw.
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	defer signal.Stop(signals)
 	err = runForwarding(cmd, signals)
 	if thawed := f.thaw(since); thawed != nil {
 		thawed = fmt.Errorf("the volume was thawed before the command ended, what it copied may not be whole: %w", thawed)

@@ -37,10 +37,7 @@ func (b *bench) frozen() bool {
 
 // A copy that a command makes while the volume is frozen is a clean volume.
 func TestFreezeDuringCommand(t *testing.T) {
-	needMounts(t)
-	b := newBench(t)
-	b.volume()
-	b.mount()
+	b := mounted(t)
 	b.write("file", "as it was")
 	copied := filepath.Join(b.dir, "copied")
 	r := b.run(exitOK, "freeze", b.mnt, "--", "sh", "-c", `cp -a "$0" "$1" && rm "$1"/.plyfs/journal/segment-* && echo done`, b.cipher, copied)
@@ -73,9 +70,7 @@ func TestFreezeDuringCommand(t *testing.T) {
 
 // Writers wait until the thaw, and nobody unmounts meanwhile.
 func TestFreezeAndThaw(t *testing.T) {
-	needMounts(t)
-	b := newBench(t)
-	b.volume()
+	b := withVolume(t)
 	r := b.run(exitNotMounted, "freeze", b.mnt)
 	wantText(t, "standard error", r.stderr, "plyfs: hint: ")
 	b.mount()
@@ -109,10 +104,7 @@ func TestFreezeAndThaw(t *testing.T) {
 // A freeze that is forgotten ends, whether by its time-out or with the death
 // of who asked for it.
 func TestFreezeEnds(t *testing.T) {
-	needMounts(t)
-	b := newBench(t)
-	b.volume()
-	b.mount()
+	b := mounted(t)
 	b.run(exitOK, "freeze", "--timeout", "50ms", b.mnt)
 	b.write("file", "written once it ended")
 
@@ -141,10 +133,7 @@ func TestFreezeEnds(t *testing.T) {
 // A freeze whose command runs still, and which was ended, is not told from one
 // that held by a freeze which another began since, nor does it end that.
 func TestFreezeThatEndedEarlyIsReported(t *testing.T) {
-	needMounts(t)
-	b := newBench(t)
-	b.volume()
-	b.mount()
+	b := mounted(t)
 	for _, timeout := range []string{"50ms", "0"} {
 		began := filepath.Join(b.dir, "began"+timeout)
 		first, endFirst := b.freezing("--timeout", timeout, b.mnt, "--", "sh", "-c", `echo > "$0"; exec cat`, began)
@@ -201,10 +190,7 @@ func codeAtEnd(t *testing.T, cmd *exec.Cmd) exitCode {
 
 // The command does not go on with a volume that thawed as plyfs was killed.
 func TestFreezeTakesItsCommandAlong(t *testing.T) {
-	needMounts(t)
-	b := newBench(t)
-	b.volume()
-	b.mount()
+	b := mounted(t)
 	note := filepath.Join(b.dir, "pid")
 	cmd, end := b.freezing(b.mnt, "--", "sh", "-c", `echo $$ > "$0".new && mv "$0".new "$0" && exec sleep 1000`, note)
 	defer end.Close()
@@ -224,6 +210,48 @@ func TestFreezeTakesItsCommandAlong(t *testing.T) {
 	awaitTrue(t, "the end of the command", func() bool { _, err := startOf(pid); return err != nil })
 	b.write("file", "written once plyfs was killed")
 	b.run(exitOK, "umount", b.mnt)
+}
+
+// An interrupt while the volume is being frozen ends it: the command does not run.
+func TestFreezeInterruptedBeforeItsCommand(t *testing.T) {
+	b := mounted(t)
+	d := b.daemon()
+	if err := unix.Kill(d.PID, unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Kill(d.PID, unix.SIGCONT)
+	waiting := b.requests()
+	ran := filepath.Join(b.dir, "ran")
+	cmd, end := b.freezing(b.mnt, "--", "touch", ran)
+	defer end.Close()
+	awaitTrue(t, "a request", func() bool { return waiting() > 0 })
+	cmd.Process.Signal(unix.SIGINT)
+	awaitTrue(t, "its end", func() bool { _, err := startOf(cmd.Process.Pid); return err != nil })
+	unix.Kill(d.PID, unix.SIGCONT)
+	if _, err := os.Stat(ran); err == nil {
+		t.Error("the command ran")
+	}
+	b.run(exitOK, "umount", b.mnt)
+}
+
+// requests returns what counts the requests that the mount's daemon has not
+// answered.
+func (b *bench) requests() func() int {
+	b.t.Helper()
+	dir := filepath.Join(b.dir, "connections")
+	if err := errors.Join(os.Mkdir(dir, 0o700), unix.Mount("fusectl", dir, "fusectl", 0, "")); err != nil {
+		b.t.Fatal(err)
+	}
+	m, _ := b.entry()
+	_, minor, _ := strings.Cut(m.Device, ":")
+	return func() int {
+		text, err := os.ReadFile(filepath.Join(dir, minor, "waiting"))
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		n, _ := strconv.Atoi(strings.TrimSpace(string(text)))
+		return n
+	}
 }
 
 // Who waits to write to a volume that was detached while frozen is let go on.

@@ -15,9 +15,7 @@ import (
 )
 
 func TestImport(t *testing.T) {
-	needMounts(t)
-	b := newBench(t)
-	b.volume()
+	b := withVolume(t)
 	from := filepath.Join(b.dir, "datadir")
 	if err := os.MkdirAll(filepath.Join(from, "db"), 0o750); err != nil {
 		t.Fatal(err)

@@ -180,9 +180,7 @@ func TestMoveToAnotherGroup(t *testing.T) {
 
 // TestOlderConfigIsRefused puts back the config from before a change of keys.
 func TestOlderConfigIsRefused(t *testing.T) {
-	needMounts(t)
-	b := newBench(t)
-	b.volume()
+	b := withVolume(t)
 	old, err := os.ReadFile(filepath.Join(b.cipher, "plyfs.json"))
 	if err != nil {
 		t.Fatal(err)
@@ -213,9 +211,7 @@ func TestOlderConfigIsRefused(t *testing.T) {
 
 // TestRecovery opens a volume without any key store.
 func TestRecovery(t *testing.T) {
-	needMounts(t)
-	b := newBench(t)
-	b.volume()
+	b := withVolume(t)
 	data, infra := b.file("d", "data passphrase\n"), b.file("i", "infra passphrase\n")
 	b.mount()
 	b.run(exitOK, "key", "add", "--layer", "data", "--new-recovery", "safe", "--new-passphrase-file", data, b.mnt)
@@ -302,9 +298,7 @@ func TestRemoveAndErase(t *testing.T) {
 
 // TestKeysOfALiveMount: its daemon writes its own config, so that another one that is named is refused.
 func TestKeysOfALiveMount(t *testing.T) {
-	needMounts(t)
-	b := newBench(t)
-	b.volume()
+	b := withVolume(t)
 	text, err := os.ReadFile(filepath.Join(b.cipher, "plyfs.json"))
 	if err != nil {
 		t.Fatal(err)

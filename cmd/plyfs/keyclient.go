@@ -69,12 +69,12 @@ func (c *keyClient) read() {
 		c.mu.Lock()
 		asked := c.pending[a.ID]
 		delete(c.pending, a.ID)
-		c.mu.Unlock()
 		if asked != nil {
 			asked <- a // it has a slot
 		} else {
 			clear(a.Keys)
 		}
+		c.mu.Unlock()
 	}
 }
 
@@ -103,6 +103,11 @@ func (c *keyClient) ask(ctx context.Context, q keyQuestion) (keyAnswer, error) {
 		c.mu.Lock()
 		delete(c.pending, q.ID)
 		c.mu.Unlock()
+		select {
+		case a := <-answer: // it came at that moment
+			clear(a.Keys)
+		default:
+		}
 		return keyAnswer{}, context.Cause(ctx)
 	}
 }

@@ -33,9 +33,7 @@ func TestSecondGroupOfALiveVolume(t *testing.T) {
 
 // An older copy that was accepted stays mounted beside the newest one.
 func TestOlderCopyBesideTheNewest(t *testing.T) {
-	needMounts(t)
-	b := newBench(t)
-	b.volume()
+	b := withVolume(t)
 	old := filepath.Join(b.dir, "old")
 	b.copyTree(b.cipher, old)
 	b.mount("-o", "revalidate=1h,grace=0")

@@ -79,6 +79,21 @@ func newBench(t *testing.T) *bench {
 	return b
 }
 
+// withVolume is a bench with a volume, made with initArgs, for a test that mounts.
+func withVolume(t *testing.T, initArgs ...string) *bench {
+	t.Helper()
+	b := withVolume(t, initArgs...)
+	return b
+}
+
+// mounted is a bench with a volume that is mounted, with mountArgs.
+func mounted(t *testing.T, mountArgs ...string) *bench {
+	t.Helper()
+	b := withVolume(t)
+	b.mount(mountArgs...)
+	return b
+}
+
 // needMounts fails the test where nothing can be mounted: the commands are
 // for mounting, and a test that skips that tests nothing.
 func needMounts(t *testing.T) {

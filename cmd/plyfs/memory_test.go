@@ -68,9 +68,7 @@ func (b *bench) volumeKeys() cipher.Keys {
 
 // The keys of a volume that is inaccessible are in no process of its mount.
 func TestKeysAreGoneFromMemory(t *testing.T) {
-	needMounts(t)
-	b := newBench(t)
-	b.volume()
+	b := withVolume(t)
 	keys := b.volumeKeys()
 	b.mount("-o", "revalidate=1h,grace=0")
 	for range 5 {

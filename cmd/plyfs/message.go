@@ -13,7 +13,7 @@ import (
 // one for each layer, each with its length in 4 bytes before it. No secret passes
 // through a buffer that is not cleared, as an encoder's is.
 
-// maxMessage bounds the line and each secret, in bytes.
+// maxMessage bounds a line and each secret, in bytes.
 const maxMessage = 1 << 20
 
 // writeMessage writes v and the secrets, which stay the caller's, at once.
@@ -32,7 +32,7 @@ func writeMessage(w io.Writer, v any, secrets [2][]byte) error {
 	return err
 }
 
-// messageReader reads messages, and keeps nothing of what it has handed out.
+// messageReader reads messages, or lines, and keeps nothing of what it has handed out.
 type messageReader struct {
 	from       io.Reader
 	buf        []byte
@@ -44,12 +44,19 @@ func newMessageReader(from io.Reader) *messageReader {
 }
 
 // read reads a message into v. The secrets are the caller's, to wipe; one
-// without bytes is nil.
+// without bytes is nil. With an error there are none.
 func (r *messageReader) read(v any) (secrets [2][]byte, err error) {
 	line, err := r.line()
 	if err != nil {
 		return secrets, err
 	}
+	defer func() {
+		if err != nil {
+			clear(secrets[0])
+			clear(secrets[1])
+			secrets = [2][]byte{}
+		}
+	}()
 	for i := range secrets {
 		var n [4]byte
 		if err := r.full(n[:]); err != nil {
@@ -72,6 +79,7 @@ func (r *messageReader) read(v any) (secrets [2][]byte, err error) {
 	return secrets, nil
 }
 
+// line reads a line of at most maxMessage bytes, without its end.
 func (r *messageReader) line() (line []byte, err error) {
 	for {
 		part, err := r.some()

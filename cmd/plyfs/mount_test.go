@@ -13,9 +13,7 @@ import (
 )
 
 func TestMountWriteUmountMountRead(t *testing.T) {
-	needMounts(t)
-	b := newBench(t)
-	b.volume()
+	b := withVolume(t)
 	for _, form := range []struct {
 		name string
 		args []string
@@ -58,10 +56,7 @@ func TestMountWriteUmountMountRead(t *testing.T) {
 }
 
 func TestMountOptions(t *testing.T) {
-	needMounts(t)
-	b := newBench(t)
-	b.volume()
-	b.mount("-o", "suid,dev,noallow_other,noatime")
+	b := mounted(t, "-o", "suid,dev,noallow_other,noatime")
 	m, _ := b.entry()
 	for _, word := range []string{"nosuid", "nodev", "noexec", "allow_other"} {
 		if slices.Contains(strings.Split(m.Options, ","), word) {
@@ -164,10 +159,7 @@ func tamperConfig(b *bench) {
 }
 
 func TestMountTwice(t *testing.T) {
-	needMounts(t)
-	b := newBench(t)
-	b.volume()
-	b.mount()
+	b := mounted(t)
 	r := b.run(exitBusy, "mount", b.cipher, b.mnt)
 	wantText(t, "standard error", r.stderr, "is mounted at "+b.mnt+" already", "plyfs: hint: ")
 	second := filepath.Join(b.dir, "second")
@@ -185,10 +177,7 @@ func TestMountTwice(t *testing.T) {
 // A daemon that is killed leaves a mount that answers nothing. Mounting again
 // takes it away, and what was synced is there.
 func TestMountAfterKill(t *testing.T) {
-	needMounts(t)
-	b := newBench(t)
-	b.volume()
-	b.mount()
+	b := mounted(t)
 	b.write("synced", "before the kill")
 	d := b.daemon()
 	if err := unix.Kill(d.PID, unix.SIGKILL); err != nil {

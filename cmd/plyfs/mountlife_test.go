@@ -16,9 +16,7 @@ import (
 
 // mount waits for a mount that is ending.
 func TestMountWaitsForTheLock(t *testing.T) {
-	needMounts(t)
-	b := newBench(t)
-	b.volume()
+	b := withVolume(t)
 	lock, err := os.OpenFile(filepath.Join(b.cipher, ".plyfs/lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		t.Fatal(err)
@@ -200,9 +198,7 @@ func TestMountWithPassphrases(t *testing.T) {
 
 // In the foreground it ends with the mount, or on a signal.
 func TestMountForeground(t *testing.T) {
-	needMounts(t)
-	b := newBench(t)
-	b.volume()
+	b := withVolume(t)
 	for _, end := range []func(cmd *exec.Cmd) error{
 		func(*exec.Cmd) error { return unix.Unmount(b.mnt, 0) },
 		func(cmd *exec.Cmd) error { return cmd.Process.Signal(unix.SIGTERM) },
@@ -244,9 +240,7 @@ func (b *bench) awaitMount() {
 // With a file open, SIGTERM takes the mount out of the tree; the daemon serves
 // the file until it is closed, then closes the volume and ends.
 func TestMountTerminatedWhileBusy(t *testing.T) {
-	needMounts(t)
-	b := newBench(t)
-	b.volume()
+	b := withVolume(t)
 	log := filepath.Join(b.dir, "log")
 	b.mount("--log", log)
 	f, err := os.Create(filepath.Join(b.mnt, "open"))
@@ -295,9 +289,7 @@ func TestMountTerminatedWhileBusy(t *testing.T) {
 
 // A reader of standard error that goes away must not end a foreground mount.
 func TestMountForegroundWithoutReader(t *testing.T) {
-	needMounts(t)
-	b := newBench(t)
-	b.volume()
+	b := withVolume(t)
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)

@@ -11,6 +11,13 @@ import (
 // ownNamespace is the mount namespace of this process.
 const ownNamespace = "/proc/self/ns/mnt"
 
+// mountsOf tells the mount namespace of a process, by its directory of /proc, from
+// others; "" if that may not be known.
+func mountsOf(proc string) string {
+	namespace, _ := os.Readlink(proc + "/ns/mnt")
+	return namespace
+}
+
 // enterNamespace goes on in the mount namespace of the file path, with args as
 // the program's arguments, by starting the program anew there: it does not
 // return then. It returns nil where this process is in it already. All paths

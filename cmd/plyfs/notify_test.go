@@ -42,9 +42,7 @@ func (l *listener) next() string {
 // A foreground mount says when it serves and when it closes the volume, to a
 // socket in a directory and to an abstract one.
 func TestForegroundNotifies(t *testing.T) {
-	needMounts(t)
-	b := newBench(t)
-	b.volume()
+	b := withVolume(t)
 	for _, socket := range []string{filepath.Join(b.dir, "notify"), "@plyfs-test-" + filepath.Base(filepath.Dir(b.dir))} {
 		l := listen(t, socket)
 		var errs bytes.Buffer
@@ -72,9 +70,7 @@ func TestForegroundNotifies(t *testing.T) {
 
 // A mount does not fail because nobody listens, and says so.
 func TestForegroundWithoutListener(t *testing.T) {
-	needMounts(t)
-	b := newBench(t)
-	b.volume()
+	b := withVolume(t)
 	var errs bytes.Buffer
 	cmd := b.command("plyfs", "mount", "-f", b.cipher, b.mnt)
 	cmd.Env = append(cmd.Env, "NOTIFY_SOCKET="+filepath.Join(b.dir, "nobody"))

@@ -18,10 +18,7 @@ func (b *bench) copyTree(from, to string) {
 
 // TestOlderVolumeIsRefused restores an older copy of a whole volume, which is valid in itself.
 func TestOlderVolumeIsRefused(t *testing.T) {
-	needMounts(t)
-	b := newBench(t)
-	b.volume()
-	b.mount()
+	b := mounted(t)
 	b.write("a", "first")
 	b.run(exitOK, "umount", b.mnt)
 	old := filepath.Join(b.dir, "old")
@@ -52,9 +49,7 @@ func TestOlderVolumeIsRefused(t *testing.T) {
 
 // TestPinsThatCannotBeKept is told of and stops nothing.
 func TestPinsThatCannotBeKept(t *testing.T) {
-	needMounts(t)
-	b := newBench(t)
-	b.volume()
+	b := withVolume(t)
 	b.file("state", "in the way")
 	r := b.run(exitOK, "mount", "--log", filepath.Join(b.dir, "log"), b.cipher, b.mnt)
 	wantText(t, "standard error", r.stderr, "warning: this host does not remember")

@@ -37,9 +37,7 @@ func (b *bench) shows(words ...string) {
 }
 
 func TestRemount(t *testing.T) {
-	needMounts(t)
-	b := newBench(t)
-	b.volume()
+	b := withVolume(t)
 	b.mount("-o", "suid,noatime,log="+filepath.Join(b.dir, "log"))
 	b.write("f", "before")
 
@@ -71,10 +69,7 @@ func TestRemount(t *testing.T) {
 // What a read-only remount leaves in the ciphertext directory is whole: a
 // copy of it mounts, even if the daemon is killed then.
 func TestRemountReadOnlySettles(t *testing.T) {
-	needMounts(t)
-	b := newBench(t)
-	b.volume()
-	b.mount()
+	b := mounted(t)
 	big := strings.Repeat("0123456789abcdef", 1<<16)
 	b.write("big", big)
 	if err := os.WriteFile(filepath.Join(b.mnt, "unsynced"), []byte("x"), 0o600); err != nil {
@@ -100,9 +95,7 @@ func TestRemountReadOnlySettles(t *testing.T) {
 }
 
 func TestRemountRefuses(t *testing.T) {
-	needMounts(t)
-	b := newBench(t)
-	b.volume()
+	b := withVolume(t)
 	r := b.remount(32, "ro")
 	wantText(t, "standard error", r.stderr, "no plyfs volume is mounted there")
 	b.mount("--log", filepath.Join(b.dir, "log"))

@@ -54,10 +54,7 @@ func (b *bench) hide(path string) (back func()) {
 // A key that is refused takes the volume away at once, on its own and when asked;
 // it comes back with the key.
 func TestRefusedKey(t *testing.T) {
-	needMounts(t)
-	b := newBench(t)
-	b.volume()
-	b.mount("-o", "revalidate=1s")
+	b := mounted(t, "-o", "revalidate=1s")
 	b.write("f", "content")
 	open, err := os.Open(filepath.Join(b.mnt, "f"))
 	if err != nil {
@@ -113,10 +110,7 @@ func TestRefusedKey(t *testing.T) {
 
 // A key that cannot be read is waited for, then missed.
 func TestMissingKeyHasGrace(t *testing.T) {
-	needMounts(t)
-	b := newBench(t)
-	b.volume()
-	b.mount("-o", "revalidate=1h,grace=1h")
+	b := mounted(t, "-o", "revalidate=1h,grace=1h")
 	b.write("f", "content")
 	back := b.hide(filepath.Join(b.keys, "data.key"))
 	wantText(t, "revalidate", b.run(exitOK, "revalidate", b.mnt).stdout, "Available", "if that lasts")
@@ -168,10 +162,7 @@ func TestRevalidateByPassphrase(t *testing.T) {
 // A helper that was killed is not started again: the keys cannot be validated
 // from then on, and the volume goes when the time of grace is over.
 func TestKilledKeyHelper(t *testing.T) {
-	needMounts(t)
-	b := newBench(t)
-	b.volume()
-	b.mount("-o", "revalidate=1h,grace=0")
+	b := mounted(t, "-o", "revalidate=1h,grace=0")
 	b.write("f", "content")
 	pid := keyHelperOf(t, b.daemon().PID)
 	if err := unix.Kill(pid, unix.SIGKILL); err != nil {

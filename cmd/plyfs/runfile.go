@@ -104,6 +104,19 @@ func runFileOf(dir string, m mountEntry) *runFile {
 	return r
 }
 
+// takeRunFile removes the run file of r's daemon, and returns it as it was; nil if
+// it is gone, or is that of another mount by now.
+func takeRunFile(dir string, r *runFile) *runFile {
+	unlock, _ := lockState(dir)
+	defer unlock()
+	there := readRunFile(dir, r.Target)
+	if there == nil || !there.sameProcess(r) {
+		return nil
+	}
+	os.Remove(runPath(dir, r.Target))
+	return there
+}
+
 // sameProcess reports whether r and o are of one daemon.
 func (r *runFile) sameProcess(o *runFile) bool { return r.PID == o.PID && r.Start == o.Start }
 

@@ -45,3 +45,18 @@ func TestRunFile(t *testing.T) {
 		t.Error("no directory must mean no run files")
 	}
 }
+
+// The run file of another mount, made at the same place since, is not removed.
+func TestRunFileIsTakenByItsOwn(t *testing.T) {
+	dir := t.TempDir()
+	mine, other := &runFile{PID: 1, Start: "1", Target: "/m"}, &runFile{PID: 2, Start: "2", Target: "/m"}
+	for _, there := range []*runFile{other, mine} {
+		if err := writeRunFile(dir, there); err != nil {
+			t.Fatal(err)
+		}
+		took := takeRunFile(dir, mine) != nil
+		if left := readRunFile(dir, "/m") != nil; took == left || took != (there == mine) {
+			t.Errorf("process %d: taken %t, left %t", there.PID, took, left)
+		}
+	}
+}

@@ -405,14 +405,14 @@ func (m *mounting) endRunFile(closing error) {
 	if m.r.StateDir == "" {
 		return
 	}
+	f := m.runFile("")
+	if closing == nil {
+		takeRunFile(m.r.StateDir, f)
+		return
+	}
 	unlock, _ := lockState(m.r.StateDir)
 	defer unlock()
-	f, there := m.runFile(""), readRunFile(m.r.StateDir, m.r.Target)
-	switch {
-	case there != nil && !there.sameProcess(f):
-	case closing == nil:
-		os.Remove(runPath(m.r.StateDir, m.r.Target))
-	default:
+	if there := readRunFile(m.r.StateDir, m.r.Target); there == nil || there.sameProcess(f) {
 		f.CloseError = closing.Error()
 		writeRunFile(m.r.StateDir, f)
 	}

@@ -83,9 +83,7 @@ func TestTerminatedUnmountsNoOtherMount(t *testing.T) {
 
 // What covers a mount stays, and the mount with it.
 func TestTerminatedWhileCovered(t *testing.T) {
-	needMounts(t)
-	b := newBench(t)
-	b.volume()
+	b := withVolume(t)
 	log := filepath.Join(b.dir, "log")
 	b.mount("--log", log)
 	d := b.daemon()
@@ -222,9 +220,7 @@ func TestMountFindsAnotherAtItsPlace(t *testing.T) {
 // A daemon that lost its helper says so at once, and on a signal what unmounts
 // the volume where it cannot.
 func TestTerminatedWithoutHelper(t *testing.T) {
-	needMounts(t)
-	b := newBench(t)
-	b.volume()
+	b := withVolume(t)
 	log := filepath.Join(b.dir, "log")
 	b.mount("--log", log)
 	d := b.daemon()
@@ -260,9 +256,7 @@ func TestTerminatedWithoutHelper(t *testing.T) {
 // The place where it was mounted goes; another one that somebody made of it stays
 // and is served.
 func TestTerminatedWhileMountedElsewhere(t *testing.T) {
-	needMounts(t)
-	b := newBench(t)
-	b.volume()
+	b := withVolume(t)
 	log, bind := filepath.Join(b.dir, "log"), filepath.Join(b.dir, "bind")
 	b.mount("--log", log)
 	d := b.daemon()

@@ -118,7 +118,7 @@ func (how unmounting) unmount(con *console, m mountEntry) error {
 	}
 	if dead {
 		if run != nil {
-			os.Remove(runPath(stateDir(con), target))
+			takeRunFile(stateDir(con), run)
 		}
 		con.warn("%s had lost its daemon; the volume was not closed cleanly", target)
 		return nil
@@ -261,11 +261,10 @@ func (how unmounting) awaitClosed(con *console, source, target string, run *runF
 	if run == nil {
 		return nil // nothing is known of its end
 	}
-	left := readRunFile(stateDir(con), target)
-	if left == nil || !left.sameProcess(run) {
+	left := takeRunFile(stateDir(con), run)
+	if left == nil {
 		return nil
 	}
-	os.Remove(runPath(stateDir(con), target))
 	if left.CloseError == "" {
 		left.CloseError = "its daemon ended early"
 	}

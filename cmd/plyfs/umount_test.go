@@ -14,10 +14,7 @@ import (
 )
 
 func TestUmountBusy(t *testing.T) {
-	needMounts(t)
-	b := newBench(t)
-	b.volume()
-	b.mount()
+	b := mounted(t)
 	f, err := os.Create(filepath.Join(b.mnt, "open"))
 	if err != nil {
 		t.Fatal(err)
@@ -29,9 +26,7 @@ func TestUmountBusy(t *testing.T) {
 }
 
 func TestUmountRefuses(t *testing.T) {
-	needMounts(t)
-	b := newBench(t)
-	b.volume()
+	b := withVolume(t)
 	b.run(exitNotMounted, "umount", b.mnt)
 	b.run(exitNotMounted, "umount", "/proc")
 	b.run(exitFailure, "umount", filepath.Join(b.dir, "nowhere"))
@@ -40,9 +35,7 @@ func TestUmountRefuses(t *testing.T) {
 // The ciphertext directory names the mount, and so do a symlink and a relative
 // path; not where it is mounted twice.
 func TestUmountByOtherNames(t *testing.T) {
-	needMounts(t)
-	b := newBench(t)
-	b.volume()
+	b := withVolume(t)
 	link := filepath.Join(b.dir, "link")
 	if err := os.Symlink(b.mnt, link); err != nil {
 		t.Fatal(err)
@@ -79,9 +72,7 @@ func TestUmountByOtherNames(t *testing.T) {
 // After umount the ciphertext is at rest: the lock is free and the daemon
 // gone from the volume, at once.
 func TestUmountWaits(t *testing.T) {
-	needMounts(t)
-	b := newBench(t)
-	b.volume()
+	b := withVolume(t)
 	for range 5 {
 		b.mount()
 		b.write("f", "x")
@@ -104,10 +95,7 @@ func TestUmountWaits(t *testing.T) {
 
 // The volume is closed when its last mount goes.
 func TestUmountOfABindMount(t *testing.T) {
-	needMounts(t)
-	b := newBench(t)
-	b.volume()
-	b.mount()
+	b := mounted(t)
 	bind := filepath.Join(b.dir, "bind")
 	if err := os.Mkdir(bind, 0o755); err != nil {
 		t.Fatal(err)
@@ -140,9 +128,7 @@ func TestUmountTellsWhatIsNotClosed(t *testing.T) {
 }
 
 func TestStatus(t *testing.T) {
-	needMounts(t)
-	b := newBench(t)
-	b.volume()
+	b := withVolume(t)
 	b.run(exitNotMounted, "status", b.mnt)
 	b.mount("--log", filepath.Join(b.dir, "log"))
 	var s mountStatus
@@ -176,10 +162,7 @@ func TestStatus(t *testing.T) {
 
 // A daemon that does not answer is asked once.
 func TestStatusOfASilentDaemon(t *testing.T) {
-	needMounts(t)
-	b := newBench(t)
-	b.volume()
-	b.mount()
+	b := mounted(t)
 	path := socketPath("/run/plyfs", b.mnt)
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
@@ -237,10 +220,7 @@ func TestSharedProtection(t *testing.T) {
 // A ciphertext directory that was moved or removed beneath its mount does not
 // keep umount from waiting for the end of the daemon, nor from telling of it.
 func TestUmountWithoutCiphertext(t *testing.T) {
-	needMounts(t)
-	b := newBench(t)
-	b.volume()
-	b.mount()
+	b := mounted(t)
 	b.write("f", "content")
 	d := b.daemon()
 	if err := os.Rename(b.cipher, b.cipher+".moved"); err != nil {

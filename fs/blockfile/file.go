@@ -79,6 +79,7 @@ type File struct {
 	size  atomic.Int64
 
 	static cipher.StaticHeader
+	newID  bool              // Open found no header
 	epochs []uint32          // in the header, it never changes
 	header cipher.Header     // as at home, or newer with a journal; guarded by the mu of group 0
 	groups map[uint64]*group // guarded by cache.mu

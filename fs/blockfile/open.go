@@ -96,6 +96,7 @@ func (f *File) openHeader() error {
 	case err != nil:
 		return err
 	case lost:
+		f.newID = true
 		return f.initialise()
 	}
 	f.header, err = f.c.OpenHeader(tag[cipher.SectorSize : 2*cipher.SectorSize])
@@ -178,6 +179,10 @@ func (f *File) restoreStatic() error {
 	_, err := f.b.WriteAt(sector[:], 0)
 	return err
 }
+
+// HasNewID reports whether Open found the file without a header and gave it a
+// new ID: what was sealed for the old one does not open.
+func (f *File) HasNewID() bool { return f.newID }
 
 // initialise makes the file empty, with the ID it has, if it has one.
 func (f *File) initialise() (err error) {

@@ -303,6 +303,8 @@ func (v *Volume) openFile(n *Node) (*blockfile.File, error) {
 		b.Close()
 		v.complain("file does not open", "inode", n.ino, "err", err)
 		return nil, err
+	} else if file.HasNewID() && !v.ro {
+		v.dropSealed(n, b)
 	}
 	if err := v.install(n, file); err != nil {
 		return nil, err

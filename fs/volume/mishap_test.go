@@ -3,8 +3,10 @@ package volume
 import (
 	"bytes"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -75,6 +77,40 @@ func TestHeaderIsDurableBeforeBodies(t *testing.T) {
 	}
 	for k, n := range bad {
 		t.Errorf("%d: %s", n, k)
+	}
+}
+
+// A file that was never synced may come back without its header, and so without
+// its ID, but with attributes: a crash, which is not to look like tampering.
+func TestAttributesOfAFileWithoutHeader(t *testing.T) {
+	c := crashCipher(t)
+	fs := crashfs.New()
+	check(t, Format(fs.Root(), c))
+	v, err := Open(crashConfig(fs, c))
+	check(t, err)
+	e, h, err := v.Create(RootID, "f", Creator{Mode: 0o600}, OpenOptions{})
+	check(t, err)
+	check(t, h.Close())
+	check(t, v.SetXattr(e.ID, "user.a", []byte("value"), 0, false))
+
+	after := fs.Snapshot().Crash(crashfs.Only(crashfs.KindName, crashfs.KindAttr))
+	config := crashConfig(after, c)
+	var log bytes.Buffer
+	config.Log = slog.New(slog.NewTextHandler(&log, nil))
+	v, err = Open(config)
+	check(t, err)
+	e, err = v.Lookup(RootID, "f")
+	check(t, err)
+	if names, err := v.ListXattr(e.ID); err != nil || len(names) != 0 {
+		t.Errorf("attributes %q, %v", names, err)
+	}
+	check(t, v.SetXattr(e.ID, "user.b", nil, 0, false))
+	if names, err := v.ListXattr(e.ID); err != nil || !slices.Equal(names, []string{"user.b"}) {
+		t.Errorf("attributes %q, %v, want user.b", names, err)
+	}
+	check(t, v.Close())
+	if !strings.Contains(log.String(), "never synced") || strings.Contains(log.String(), "does not open") {
+		t.Error("log:", log.String())
 	}
 }
 

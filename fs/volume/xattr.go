@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/plyfs/plyfs/cipher"
+	"github.com/plyfs/plyfs/fs/backing"
 )
 
 // Attributes of the namespaces user and trusted are kept sealed, name and
@@ -249,6 +250,22 @@ func (v *Volume) addSealed(n *Node, names []string, sealed map[string][]byte) ([
 	}
 	slices.Sort(names)
 	return names, nil
+}
+
+// dropSealed removes the sealed attributes of n's backing file b, whose header
+// and ID a crash took: a file that was never synced may keep what was set on it.
+// They would count as tampered with. The next fsync makes that durable.
+func (v *Volume) dropSealed(n *Node, b backing.File) {
+	list, err := grow(b.Listxattr)
+	for name := range bytes.SplitSeq(list, []byte{0}) {
+		space, ok := sealedSpace(string(name))
+		if ok && bytes.HasPrefix(name[len(space):], []byte(sealedPrefix)) {
+			err = errors.Join(err, b.Removexattr(string(name)))
+		}
+	}
+	if err != nil {
+		v.complain("extended attributes of a file that lost its header", "inode", n.ino, "err", err)
+	}
 }
 
 // getAttr reads a whole attribute.

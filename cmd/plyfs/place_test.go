@@ -30,6 +30,15 @@ func TestAnswerThatCannotBeWritten(t *testing.T) {
 	}
 }
 
+// A journal's disk that is not there yet is no damage: a service tries again.
+func TestJournalDirectoryMissing(t *testing.T) {
+	needMounts(t)
+	b := newBench(t)
+	b.volume()
+	r := b.run(exitIO, "mount", "-o", "journal="+filepath.Join(b.dir, "none"), b.cipher, b.mnt)
+	wantText(t, "standard error", r.stderr, "journal directory "+b.dir, "mount the disk that it lies on")
+}
+
 // A volume made by a relative path has its keys at the usual place.
 func TestInitByRelativePath(t *testing.T) {
 	b := newBench(t)

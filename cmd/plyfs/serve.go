@@ -250,7 +250,8 @@ func (m *mounting) open(root backing.Dir) (*volume.Volume, error) {
 	if o.Journal != "" {
 		dir, err := backing.OpenDir(o.Journal)
 		if err != nil {
-			return nil, &problem{err: fmt.Errorf("journal directory %s: %w", o.Journal, err), code: exitIO, hint: "make the directory first"}
+			return nil, &problem{err: fmt.Errorf("journal directory %s: %w", o.Journal, err), code: exitIO,
+				hint: "mount the disk that it lies on, or make the directory if the journal is to be new there"}
 		}
 		m.journal, c.JournalDir = dir, dir
 	}
@@ -290,9 +291,12 @@ func takeLock(ctx context.Context, root backing.Dir, source string, wait time.Du
 	}
 }
 
-// volumeError gives errors of the engine their exit codes.
+// volumeError gives errors of the engine their exit codes; a problem has its own.
 func volumeError(err error) error {
+	var p *problem
 	switch {
+	case errors.As(err, &p):
+		return err
 	case errors.Is(err, volume.ErrNotVolume):
 		return &problem{err: err, code: exitNotVolume, hint: "name the ciphertext directory that 'plyfs init' made"}
 	case errors.Is(err, volume.ErrBusy):

@@ -77,6 +77,11 @@ type daemonLog struct {
 	crash *os.File // where the runtime reports a crash, nil if to standard error
 }
 
+// logFileError says that it is the log that cannot be written, and not the volume.
+func logFileError(what string, err error) error {
+	return &problem{err: fmt.Errorf("%s: %w", what, err), code: codeOf(err), hint: "name a file that can be written: -o log=FILE"}
+}
+
 // openLog opens the place that c names.
 func openLog(c logChoice) (*daemonLog, error) {
 	l := &daemonLog{Place: "standard error"}
@@ -85,7 +90,7 @@ func openLog(c logChoice) (*daemonLog, error) {
 	case c.File != "":
 		f, err := openLogFile(c.File)
 		if err != nil {
-			return nil, fmt.Errorf("log file: %w", err)
+			return nil, logFileError("log file", err)
 		}
 		w, l.Place, l.crash = f, c.File, f.f
 	case !c.Stderr:
@@ -99,7 +104,7 @@ func openLog(c logChoice) (*daemonLog, error) {
 		}
 		f, err := openLogFile(c.Fallback)
 		if err != nil {
-			return nil, fmt.Errorf("log file (there is no syslog): %w", err)
+			return nil, logFileError("log file (there is no syslog)", err)
 		}
 		w, l.Place, l.crash = f, c.Fallback, f.f
 	}

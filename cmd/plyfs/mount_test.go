@@ -120,7 +120,7 @@ func TestMountRefuses(t *testing.T) {
 		{"another group", func(b *bench) { b.volume() }, []string{"--group", "db"}, exitAssertion, `not "db"`},
 		{"a changed config", func(b *bench) { b.volume(); tamperConfig(b) }, nil, exitTampered, ""},
 		{"no journal", func(b *bench) { b.volume(); os.RemoveAll(filepath.Join(b.cipher, ".plyfs/journal")) }, nil, exitTampered, ""},
-		{"a log that cannot be", func(b *bench) { b.volume() }, []string{"--log", "/proc/no/log"}, exitFailure, "log file"},
+		{"a log that cannot be", func(b *bench) { b.volume() }, []string{"--log", "/proc/no/log"}, exitFailure, "log=FILE"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

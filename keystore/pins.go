@@ -70,12 +70,12 @@ func (seen Pin) Check(now Pin) error {
 	}{
 		{"the data layer's keys are of generation", seen.Data, now.Data, "keys"},
 		{"the infra layer's keys are of generation", seen.Infra, now.Infra, "keys"},
-		{"the journal's superblock was written this often:", seen.Journal, now.Journal, "journal"},
+		{"the journal is at position", seen.Journal, now.Journal, "journal"},
 	} {
 		if v.now != 0 && v.now < v.seen {
 			return &fault{what: fmt.Sprintf("%s %d, and this host has seen %d", v.what, v.now, v.seen), kind: ErrRolledBack,
-				hint: "Restore the newest copy. If an older one was restored on purpose: mount it with -o accept-rollback=" + v.accept +
-					", or all if keys and journal are older."}
+				hint: "Restore the newest copy. If an older one was restored on purpose, or a copy of this volume was mounted on this host " +
+					"meanwhile: mount it with -o accept-rollback=" + v.accept + ", or all if keys and journal are older."}
 		}
 	}
 	return nil

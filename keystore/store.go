@@ -70,7 +70,8 @@ func readStore(path string) ([]byte, *storeHeader, error) {
 func storeFileError(path string, err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return &fault{what: "key store " + path, kind: ErrMissing, cause: fs.ErrNotExist,
-			hint: "Make key stores with plyfs keystore init, or say where they are (--keystore, --data-keystore, --infra-keystore)."}
+			hint: "Say where the key stores are (--keystore, --data-keystore, --infra-keystore), or restore them from their backup; " +
+				"new ones (plyfs keystore init) are for new volumes and open none that was made before."}
 	}
 	return fmt.Errorf("key store: %w", err)
 }

@@ -9,7 +9,8 @@ import (
 
 // journalStatus is what a journal holds at a moment.
 type journalStatus struct {
-	Size     int64      `json:"size"`     // bytes of all segments
+	Size     int64      `json:"size"`     // bytes of all segments, which are made as they are needed
+	Limit    int64      `json:"limit"`    // bytes that all segments may have, journal-size
 	Live     int64      `json:"live"`     // bytes in use
 	Segments int        `json:"segments"` //
 	Files    int        `json:"files"`    // that have records which are not home yet
@@ -24,7 +25,7 @@ type journalStatus struct {
 const statusTime = 10 * time.Second
 
 func (j *journalStatus) String() string {
-	return fmt.Sprintf("%d of %d MiB in use, %d segments, records of %d files", (j.Live+1<<20-1)>>20, j.Size>>20, j.Segments, j.Files)
+	return fmt.Sprintf("%d of at most %d MiB in use, %d segments, records of %d files", (j.Live+1<<20-1)>>20, j.Limit>>20, j.Segments, j.Files)
 }
 
 func journalStatusOf(v *volume.Volume) *journalStatus {
@@ -32,7 +33,7 @@ func journalStatusOf(v *volume.Volume) *journalStatus {
 	if !ok {
 		return nil
 	}
-	j := &journalStatus{Size: s.Size, Live: s.Live, Segments: s.Segments, Files: s.Files, Items: s.Blocks, Next: uint64(s.Next), Durable: uint64(s.Durable)}
+	j := &journalStatus{Size: s.Size, Limit: s.Limit, Live: s.Live, Segments: s.Segments, Files: s.Files, Items: s.Blocks, Next: uint64(s.Next), Durable: uint64(s.Durable)}
 	if f, ok := v.Frozen(); ok {
 		j.Frozen = &f.Since
 	}

@@ -130,7 +130,7 @@ func TestUmountTellsWhatIsNotClosed(t *testing.T) {
 func TestStatus(t *testing.T) {
 	b := withVolume(t)
 	b.run(exitNotMounted, "status", b.mnt)
-	b.mount("--log", filepath.Join(b.dir, "log"))
+	b.mount("--log", filepath.Join(b.dir, "log"), "-o", "journal-size=64M")
 	var s mountStatus
 	if err := json.Unmarshal([]byte(b.run(exitOK, "status", "--json", b.mnt).stdout), &s); err != nil {
 		t.Fatal(err)
@@ -139,11 +139,14 @@ func TestStatus(t *testing.T) {
 		s.Cluster != "default" || s.Group != "default" || s.Log != filepath.Join(b.dir, "log") || len(s.Stores) != 2 || s.Since == nil {
 		t.Errorf("got %+v", s)
 	}
+	if j := s.Journal; j == nil || j.Limit != 64<<20 || j.Size == 0 || j.Size >= j.Limit {
+		t.Errorf("the journal of a mount with journal-size=64M: %+v", j)
+	}
 	if len(s.Notes) != 1 {
 		t.Fatalf("notes: %q", s.Notes)
 	}
 	wantText(t, "the note", s.Notes[0], "both key stores and their key files lie in "+b.keys)
-	wantText(t, "status", b.run(exitOK, "status", b.mnt).stdout, b.mnt+"\n", "serving, process "+strconv.Itoa(s.PID), "data key", "infra key", "opened by key file")
+	wantText(t, "status", b.run(exitOK, "status", b.mnt).stdout, b.mnt+"\n", "serving, process "+strconv.Itoa(s.PID), "data key", "infra key", "opened by key file", " of at most 64 MiB in use")
 
 	var all []mountStatus
 	if err := json.Unmarshal([]byte(b.run(exitOK, "status", "--json").stdout), &all); err != nil {

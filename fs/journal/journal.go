@@ -346,6 +346,7 @@ func (j *Journal) Lost() error { return j.lost }
 // Stats is what a journal holds at a moment, in bytes and counts.
 type Stats struct {
 	Size     int64 // of all segments that exist
+	Limit    int64 // that Size is kept to: beyond it, who writes waits
 	Live     int64 // in segments that are in use
 	Segments int
 	Files    int // with live records
@@ -358,7 +359,7 @@ type Stats struct {
 // Stats reports what the journal holds.
 func (j *Journal) Stats() Stats {
 	j.mu.Lock()
-	s := Stats{Segments: len(j.live) + len(j.free), Blocks: j.items.Load(), Next: j.next, Durable: j.durable - 1, Err: j.err}
+	s := Stats{Limit: j.cfg.Size, Segments: len(j.live) + len(j.free), Blocks: j.items.Load(), Next: j.next, Durable: j.durable - 1, Err: j.err}
 	for _, seg := range j.live {
 		s.Size += seg.size
 		s.Live += seg.end

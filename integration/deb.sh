@@ -5,10 +5,7 @@
 #
 #   integration/deb.sh [PACKAGE]           default: the newest in bin, or make deb
 #
-#   PLYFS_FRESH_DIR    where the chroot is made, on a disk (default: /var/tmp)
-#   PLYFS_FRESH_CACHE  keeps the bare Debian tree as a tarball between runs
-#
-# Needs root, debootstrap, and what this machine's apt gets through.
+# PLYFS_FRESH_* and what it needs: see chroot.sh.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -28,56 +25,9 @@ if [ -z "$deb" ]; then
 	make deb
 	deb=$(ls -t bin/plyfs_*.deb | head -n 1)
 fi
-root=$(mktemp -d "${PLYFS_FRESH_DIR:-/var/tmp}/plyfs-deb.XXXXXX")
-chmod 755 "$root"
-cache=${PLYFS_FRESH_CACHE:-${TMPDIR:-/var/tmp}/plyfs-fresh-bookworm.tar}
-
-cleanup() {
-	local code=$?
-	trap - EXIT INT TERM
-	set +e
-	awk -v r="$root/" 'index($2, r) == 1 { print $2 }' /proc/self/mounts | tac | while read -r m; do
-		umount -l "$m"
-	done
-	# Never with anything mounted below: that may be this machine's own.
-	if grep -q " $root/" /proc/self/mounts; then
-		echo "deb.sh: left $root, something is mounted there" >&2
-	else
-		rm -rf --one-file-system "$root"
-	fi
-	exit $code
-}
-trap cleanup EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
-
-if [ -s "$cache" ]; then
-	tar -C "$root" -xpf "$cache"
-else
-	mirror=$(awk '$1 == "URIs:" { print $2 } $1 == "deb" { print ($2 ~ /^\[/) ? $3 : $2 }' \
-		/etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null | grep -m 1 '/debian/*$' || true)
-	debootstrap --variant=minbase --include=git,make,ca-certificates bookworm "$root" "${mirror:-http://deb.debian.org/debian}" >/dev/null
-	rm -f "$root"/var/cache/apt/archives/*.deb
-	tar -C "$root" -cpf "$cache.$$" . && mv "$cache.$$" "$cache"
-fi
-for f in /etc/resolv.conf /etc/hosts; do
-	[ ! -e $f ] || cp --dereference $f "$root$f"
-done
-mkdir -p "$root/etc/apt/apt.conf.d" "$root/etc/apt/sources.list.d"
-if [ -e /etc/apt/sources.list.d/debian.sources ]; then
-	rm -f "$root/etc/apt/sources.list"
-	cp /etc/apt/sources.list.d/debian.sources "$root/etc/apt/sources.list.d/"
-elif [ -s /etc/apt/sources.list ]; then
-	cp /etc/apt/sources.list "$root/etc/apt/"
-fi
-apt-config dump | grep -iE '^Acquire::.*(proxy|CAInfo|Verify-Peer)' >"$root/etc/apt/apt.conf.d/90network" || true
-if [ -n "${SSL_CERT_FILE:-}" ] && [ -e "$SSL_CERT_FILE" ]; then
-	install -D "$SSL_CERT_FILE" "$root$SSL_CERT_FILE"
-fi
-vars=(PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8)
-for v in http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY SSL_CERT_FILE; do
-	[ -z "${!v:-}" ] || vars+=("$v=${!v}")
-done
+. integration/chroot.sh
+make_chroot deb
+vars=(PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 "${network[@]}")
 mount -t proc proc "$root/proc"
 mount -t sysfs sysfs "$root/sys"
 mount -t tmpfs -o mode=755 tmpfs "$root/dev"

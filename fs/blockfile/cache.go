@@ -17,10 +17,10 @@ const (
 // the buffers their requests work in. One Cache serves all files of a volume.
 // It is safe for concurrent use.
 type Cache struct {
-	limit int // groups; those in use may exceed it for a while
+	limit int // groups; more may be pinned for a while
 
 	mu   sync.Mutex
-	ring []*group // of all files, for the clock
+	ring []*group // of all files, in the order of the clock's hand
 	hand int
 
 	buffers [bufferClasses]sync.Pool // *[]byte
@@ -28,8 +28,8 @@ type Cache struct {
 	quiet   logLimit
 }
 
-// group is the one copy in memory of a group's tag block. It stays for as long
-// as it is pinned, and after that until the clock passes it twice.
+// group is the one copy in memory of a group's tag block. It stays as long as it is
+// pinned, and then until the hand of the clock has passed it twice.
 type group struct {
 	// These are guarded by the Cache's mu.
 	file *File
@@ -43,7 +43,7 @@ type group struct {
 	mu      sync.Mutex
 	present bool   // tag and t are valid; else unknown or never written
 	mended  bool   // no gap covers the group, see mendGap
-	home    uint64 // blocks that may take up space at home, where the journal has newer state
+	home    uint64 // slots whose blocks may take up space at home; used with a journal only
 	t       cipher.Trailer
 	tag     [cipher.TagBlockSize]byte
 }
@@ -136,7 +136,7 @@ const (
 	bufferClasses = 11 // 4 KiB to 4 MiB
 )
 
-// buffer lends n bytes, not zeroed. What the pools do not hold is made anew.
+// buffer lends n bytes, not zeroed, until recycle.
 func (c *Cache) buffer(n int) *[]byte {
 	class := max(bits.Len(uint(n-1)), minBufferBits) - minBufferBits
 	if class >= bufferClasses {
@@ -165,7 +165,7 @@ func (c *Cache) Scrub() {
 	}
 }
 
-// recycle takes a buffer back. nil is fine.
+// recycle takes a buffer back. nil is ignored.
 func (c *Cache) recycle(b *[]byte) {
 	if b == nil {
 		return

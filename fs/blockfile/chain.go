@@ -11,9 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// gap is a range of groups that were never written: lo to hi-1. Group hi is
-// there, and says so. hi is noGroup where the header says so: no group from lo
-// on is there.
+// gap is a range of groups that were never written: lo to hi-1. Group hi is there,
+// and its trailer vouches for the gap. Where hi is noGroup, the header does, and no
+// group from lo on is there.
 type gap struct{ lo, hi uint64 }
 
 const noGroup = ^uint64(0)
@@ -53,8 +53,8 @@ func (m *gapMemo) reset() {
 // loadGroup returns group n, pinned, or nil and the gap that it lies in. The
 // caller holds a lock on a block of the group.
 //
-// All reading of tag blocks goes through it and fill, which is where a journal's
-// newer copies come in.
+// All reading of tag blocks goes through here to fill, which overlays what the
+// journal has newer.
 func (f *File) loadGroup(n uint64) (*group, gap, error) {
 	g := f.cache.pin(f, n)
 	g.mu.Lock()
@@ -70,9 +70,8 @@ func (f *File) loadGroup(n uint64) (*group, gap, error) {
 }
 
 // loadChained is loadGroup for callers that hold chain. A group without a tag
-// block is a hole only if the header says that none as high was ever written,
-// or the next group that is there says how many before it were not
-// (FORMAT.md §7).
+// block is a hole only if the header says that no group as high was ever written,
+// or if the gap of the next group that is there covers it (FORMAT.md §7).
 func (f *File) loadChained(n uint64) (*group, gap, error) {
 	if p, ok := f.gaps.find(n); ok {
 		return nil, p, nil
@@ -96,9 +95,9 @@ func (f *File) loadChained(n uint64) (*group, gap, error) {
 	return nil, p, nil
 }
 
-// checkAbsent makes sure that a group after the last has no tag block: an old
-// one put back must not pass unnoticed. It does not touch the cache, where the
-// group would be found as if it were the file's.
+// checkAbsent makes sure that a group after the last has no tag block: if an old
+// one was put back, that must not pass unnoticed. It does not use the cache, where
+// the group would be found as if it were the file's.
 func (f *File) checkAbsent(n uint64) error {
 	if n > f.layout.LastGroup(f.Size()) {
 		return nil
@@ -170,7 +169,7 @@ func (f *File) fill(g *group) error {
 func (f *File) readTag(tag []byte, n uint64) error {
 	m, err := f.b.ReadAt(tag, f.layout.TagOffset(n))
 	if err == io.EOF && f.j != nil {
-		clear(tag[m:]) // home grows by checkpoint; what is missing, others say
+		clear(tag[m:]) // home may end early until the next checkpoint
 		return nil
 	}
 	if err == io.EOF || err == nil && m < len(tag) {
@@ -179,13 +178,14 @@ func (f *File) readTag(tag []byte, n uint64) error {
 	return err
 }
 
-// eagerSteps is how many groups next looks at before it also comes from the end.
+// eagerSteps is how many groups next looks at before it also searches backwards from
+// the last one.
 const eagerSteps = 16
 
-// next returns the first group after n, which is less than last, that is there,
-// pinned. Where to look is a hint of the backing filesystem, and may be a lie:
-// that nothing lies between is for the group found to say. Where
-// hints are of no use the groups are also followed from the last one back.
+// next returns the first group after n that is there, pinned; n is less than last.
+// The backing filesystem only hints at where to look, and may lie: whether nothing
+// lies between, the gap of the group found decides. In case the hints are of no use,
+// the gaps are also followed backwards from the last group.
 func (f *File) next(n uint64) (*group, error) {
 	back := f.last
 	for at, step := n+1, 0; ; step++ {

@@ -7,9 +7,9 @@ import (
 	"github.com/plyfs/plyfs/fs/journal"
 )
 
-// change is all that one request does to a file's backing bytes. It is built
-// while the blocks it touches are locked, completed by commit, and carried out
-// by apply alone. All that it then says is absolute.
+// change is all that one request does to a file. It is built while the blocks it
+// touches are locked, completed by commit, and carried out by apply alone. All that
+// it then says is absolute.
 type change struct {
 	extents []extent // blocks sealed anew, none twice
 	holes   []blocks // blocks that become holes; none of extents
@@ -17,20 +17,20 @@ type change struct {
 	oldSize int64
 	size    int64 // of the file afterwards
 	room    *journal.Reservation
-	times   bool    // the modification time changes in any case
+	times   bool    // the modification time changes even if nothing else does
 	stream  *stream // that it is a request of; nil is none
-	trim    bool    // also drop what lies beyond size, though it is not new
+	trim    bool    // also drop what lies beyond size, though size is not new
 
 	// By commit.
 	oldLast uint64
 	last    uint64        // highest group that is there afterwards
 	groups  []*group      // all that change, pinned, rising; group 0 takes the header along
-	created []uint64      // those of groups that are new, rising
+	created []uint64      // numbers of those that are new, rising
 	gaps    []gapUpdate   // new gaps of groups
 	after   []groupChange // by apply: one for each of groups
 	header  cipher.Header // by apply, where it or group 0 changes
 
-	buffers []*[]byte // behind the extents
+	buffers []*[]byte // memory of the extents
 }
 
 // groupChange is what becomes of one group.
@@ -41,8 +41,7 @@ type groupChange struct {
 	after   cipher.Trailer
 }
 
-// extent is a run of sealed blocks. All but the last are whole, that one may be
-// shorter.
+// extent is a run of sealed blocks. All are whole, but the last may be short.
 type extent struct {
 	first   uint64
 	bodies  []byte
@@ -50,6 +49,9 @@ type extent struct {
 }
 
 func (e extent) count() int { return len(e.entries) / cipher.EntrySize }
+
+// next returns the block after the last one.
+func (e extent) next() uint64 { return e.first + uint64(e.count()) }
 
 // blocks is a range of block numbers.
 type blocks struct{ first, n uint64 }
@@ -63,6 +65,30 @@ func (f *File) newChange(size, newSize int64) *change {
 	}
 	ch.oldSize, ch.size = size, newSize
 	return ch
+}
+
+// lockGroups locks the groups of ch, which are in rising order.
+func (ch *change) lockGroups() {
+	for _, g := range ch.groups {
+		g.mu.Lock()
+	}
+}
+
+func (ch *change) unlockGroups() {
+	for _, g := range ch.groups {
+		g.mu.Unlock()
+	}
+}
+
+// publishEnd makes the last group and the size after ch those of the file. If ch
+// does not change one of them, another change may be under way that does.
+func (f *File) publishEnd(ch *change) {
+	if ch.last != ch.oldLast {
+		f.last = ch.last
+	}
+	if ch.size != ch.oldSize {
+		f.size.Store(ch.size)
+	}
 }
 
 // releaseChange returns what ch holds. Its slices' memory is used again.
@@ -99,10 +125,10 @@ func (f *File) extent(ch *change, first uint64, n int, last int) extent {
 	return e
 }
 
-// shortError reports that the bodies of the last extent of a change reached the
-// disk only up to a block. Nothing else of the change was applied.
+// shortError reports that only the first blocks of the last extent of a change
+// reached the disk. Nothing else of the change was applied.
 type shortError struct {
-	blocks int // that are whole
+	blocks int // how many, whole
 	err    error
 }
 

@@ -10,16 +10,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Checkpoint is the way home of a file's records, under way: written and not
-// yet synced. Nothing else writes content, tag blocks, header or length of a
-// backing file of a volume with a journal.
+// Checkpoint is a checkpoint of one file under way: its records were copied home,
+// and home is not synced yet. With a journal, only checkpoints, streams and the
+// creation or opening of a file write content, tag blocks, header or length of a
+// backing file.
 type Checkpoint struct {
 	f    *File
 	done journal.Done
 	errs uint64 // f.syncErrs before the first write
 
-	holes   []groupHoles // whose space is to be given back
-	skipped error        // of groups that could not be read
+	holes   []groupHoles // to give the space of back
+	skipped error        // of groups whose tag block could not be read
 }
 
 // Skipped returns why some groups were left for a later checkpoint.
@@ -28,22 +29,22 @@ func (c *Checkpoint) Skipped() error { return c.skipped }
 type groupHoles struct{ group, slots uint64 }
 
 // HeaderNew reports whether the file's header may not be durable yet. Checkpoint
-// syncs it then, unless SyncHeader did, or another way that ends with
-// HeaderSynced.
+// then syncs it first, unless the caller did: by SyncHeader, or for many files at
+// once and then told each by HeaderSynced.
 func (f *File) HeaderNew() bool { return f.headerNew.Load() }
 
 // SyncHeader makes the header durable.
 func (f *File) SyncHeader() error { return f.syncHome() }
 
-// HeaderSynced tells that everything of the backing filesystem was synced, and
-// the header was written before.
+// HeaderSynced tells that the whole backing filesystem was synced after the header
+// was written.
 func (f *File) HeaderSynced() { f.headerNew.Store(false) }
 
-// Checkpoint copies home each group that has a record up to through, and the
-// size, and sets the modification time. It returns nil if there is nothing to
-// do, or the file is closed. The caller then syncs the backing file, by Sync or
-// otherwise, and calls End; until then other checkpoints of the file wait. An
-// error is that of a write and wraps journal.ErrHome, or the journal's.
+// Checkpoint copies home each group that has a record up to through, the size, and
+// the modification time. It returns nil if there is nothing to do or the file is
+// closed. Otherwise the caller syncs the backing file, by Sync or with others, and
+// calls End; until then other checkpoints of the file wait. An error is the
+// journal's, or that of writing home, which wraps journal.ErrHome.
 func (f *File) Checkpoint(through journal.LSN) (*Checkpoint, error) {
 	f.checkpoint.Lock()
 	c, err := f.beginCheckpoint(through)
@@ -80,8 +81,9 @@ func (f *File) beginCheckpoint(through journal.LSN) (*Checkpoint, error) {
 // Sync makes durable what was written.
 func (c *Checkpoint) Sync() error { return c.f.syncHome() }
 
-// End ends the checkpoint. With synced, if no sync of the file failed since it
-// began, the records that are home now are dropped.
+// End ends the checkpoint. synced says that the backing file was synced; then, if
+// no sync of it failed since the checkpoint began, the records that are home now are
+// dropped.
 func (c *Checkpoint) End(synced bool) {
 	f := c.f
 	if synced && f.syncErrs.Load() == c.errs {
@@ -90,8 +92,8 @@ func (c *Checkpoint) End(synced bool) {
 	f.checkpoint.Unlock()
 }
 
-// copy writes home what d says, in an order of no importance: all it assigns is
-// live until it was synced.
+// copy writes home what d says. A crash may leave any part of it, in any order: all
+// of it is live until home was synced.
 func (c *Checkpoint) copy(d *journal.Dirty) error {
 	f := c.f
 	if d.VoidFrom != journal.NoCut {
@@ -132,8 +134,7 @@ func (c *Checkpoint) copy(d *journal.Dirty) error {
 	}
 	f.freeReserved()
 	if d.Mtime != 0 {
-		t := unix.Timespec{Sec: d.MtimeSec, Nsec: int64(d.MtimeNsec)}
-		if err := f.b.Utimes(unix.Timespec{Nsec: unix.UTIME_OMIT}, t); err != nil {
+		if err := f.setHomeMtime(unix.Timespec{Sec: d.MtimeSec, Nsec: int64(d.MtimeNsec)}); err != nil {
 			return home(err)
 		}
 		c.done.Mtime = d.Mtime
@@ -144,6 +145,11 @@ func (c *Checkpoint) copy(d *journal.Dirty) error {
 // home wraps an error of writing home.
 func home(err error) error { return fmt.Errorf("%w: %w", journal.ErrHome, err) }
 
+// setHomeMtime sets the modification time of the backing file, and no access time.
+func (f *File) setHomeMtime(t unix.Timespec) error {
+	return f.b.Utimes(unix.Timespec{Nsec: unix.UTIME_OMIT}, t)
+}
+
 // fresh reports whether home has nothing beyond what a size takes.
 func (f *File) fresh(size int64) bool {
 	f.lengthMu.Lock()
@@ -151,15 +157,14 @@ func (f *File) fresh(size int64) bool {
 	return f.physical <= f.layout.PhysicalSize(size)
 }
 
-// keepHome has checkpoints leave home at least so long, keepLess no longer than
-// that.
-func (f *File) keepHome(physical int64) {
+// raiseKept has checkpoints leave home at least so long, lowerKept at most.
+func (f *File) raiseKept(physical int64) {
 	f.lengthMu.Lock()
 	defer f.lengthMu.Unlock()
 	f.kept = max(f.kept, physical)
 }
 
-func (f *File) keepLess(physical int64) {
+func (f *File) lowerKept(physical int64) {
 	f.lengthMu.Lock()
 	defer f.lengthMu.Unlock()
 	f.kept = min(f.kept, physical)
@@ -186,7 +191,7 @@ func (c *Checkpoint) copyGroup(n uint64, d *journal.Dirty) (lsn journal.LSN, end
 	if err != nil {
 		return 0, 0, f.refuse(n, err)
 	}
-	if f.j.Void(n) { // what was there before the cut is holes too
+	if f.j.Void(n) { // what lay there before the cut
 		g.home = slotMask(0, cipher.EntriesPerGroup)
 	}
 	end, err = f.copyBodies(live.Blocks)
@@ -196,7 +201,7 @@ func (c *Checkpoint) copyGroup(n uint64, d *journal.Dirty) (lsn journal.LSN, end
 	t := cipher.Trailer{Present: live.Trailer.Present, Gap: live.Trailer.Gap, LSN: uint64(live.LSN)}
 	f.c.SealTrailer(tag, n, t)
 	if n == 0 && d.Header != 0 {
-		f.sealHeader(tag[cipher.SectorSize:2*cipher.SectorSize], d)
+		f.sealHeader(tag, d)
 	}
 	off := f.layout.TagOffset(n)
 	if err := f.writeHome(tag, off); err != nil {
@@ -221,8 +226,9 @@ func (f *File) recordedTag(g *group) ([]byte, error) {
 	return bare.tag[:], err
 }
 
-func (f *File) sealHeader(sector []byte, d *journal.Dirty) {
-	f.c.SealHeader(sector, cipher.Header{Size: d.Size, Last: d.Last, LSN: uint64(d.Header), Epochs: f.epochs})
+// sealHeader seals the header that d says into tag block 0.
+func (f *File) sealHeader(tag []byte, d *journal.Dirty) {
+	f.c.SealHeader(headerSector(tag), cipher.Header{Size: d.Size, Last: d.Last, LSN: uint64(d.Header), Epochs: f.epochs})
 }
 
 // writeHeader writes the sector of the header that changes.
@@ -231,16 +237,15 @@ func (f *File) writeHeader(d *journal.Dirty) error {
 	defer f.cache.unpin(g)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	sector := g.tag[cipher.SectorSize : 2*cipher.SectorSize]
-	f.sealHeader(sector, d)
-	_, err := f.b.WriteAt(sector, cipher.SectorSize)
+	f.sealHeader(g.tag[:], d)
+	_, err := f.b.WriteAt(headerSector(g.tag[:]), cipher.SectorSize)
 	return err
 }
 
 // copyBodies copies blocks of one group home and returns where the last ends.
 func (f *File) copyBodies(blocks []journal.IndexedBlock) (end int64, err error) {
 	for i := 0; i < len(blocks); {
-		n := f.entryRun(blocks[i:])
+		n := recordRun(blocks[i:])
 		size := (n-1)*int(f.bs) + blocks[i+n-1].Size
 		off := f.layout.BlockOffset(blocks[i].Index)
 		b := f.cache.buffer(size)
@@ -258,8 +263,8 @@ func (f *File) copyBodies(blocks []journal.IndexedBlock) (end int64, err error) 
 	return end, nil
 }
 
-// writeHome writes a part of home, and keeps account of the length that this
-// leaves, also if it fails.
+// writeHome writes a part of home and keeps account of the length that this leaves,
+// also where it fails.
 func (f *File) writeHome(p []byte, off int64) error {
 	f.lengthMu.Lock()
 	f.physical = max(f.physical, off+int64(len(p)))

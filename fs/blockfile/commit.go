@@ -8,8 +8,8 @@ import (
 )
 
 // commit finds the groups of a change, plans which are there after it, and
-// applies it. The caller holds an exclusive lock on its blocks, and where the
-// size changes on all from the smaller end on.
+// applies it. The caller holds an exclusive lock on the blocks of the change; where
+// the size changes, on all blocks from the smaller end on.
 func (f *File) commit(ch *change) error {
 	ch.oldLast, ch.last = 0, 0
 	ch.gaps, ch.created, ch.after = ch.gaps[:0], ch.created[:0], ch.after[:0]
@@ -50,11 +50,11 @@ func (ch *change) has(n uint64) bool {
 	return slices.ContainsFunc(ch.groups, func(g *group) bool { return g.n == n })
 }
 
-// pinGroups pins the groups that ch touches and that are there. It reports
-// whether commit must link: some are not, or may go, or need mending.
+// pinGroups pins those of the groups that ch touches which are there. structural
+// says that commit has to link: some are not there, may go, or need mending.
 func (f *File) pinGroups(ch *change) (structural bool, err error) {
 	for _, e := range ch.extents {
-		last := f.layout.Group(e.first + uint64(e.count()) - 1)
+		last := f.layout.Group(e.next() - 1)
 		for n := f.layout.Group(e.first); n <= last; n++ {
 			g, _, err := f.loadGroup(n)
 			if err != nil {
@@ -117,7 +117,7 @@ func (f *File) addGroup(ch *change, n uint64) error {
 // link plans which groups are there after ch. The caller holds chain.
 func (f *File) link(ch *change) error {
 	for _, e := range ch.extents {
-		last := f.layout.Group(e.first + uint64(e.count()) - 1)
+		last := f.layout.Group(e.next() - 1)
 		for n := f.layout.Group(e.first); n <= last; n++ {
 			if err := f.linkGroup(ch, n); err != nil {
 				return err
@@ -137,8 +137,8 @@ func (f *File) link(ch *change) error {
 	return nil
 }
 
-// linkGroup plans group n, if it is not there yet: it takes its part of the gap
-// it lies in, and the group after that the rest.
+// linkGroup plans group n, if it is not there yet: n gets the part of the gap before
+// it as its own gap, and the group after the gap keeps the rest.
 func (f *File) linkGroup(ch *change, n uint64) error {
 	if ch.has(n) {
 		return nil
@@ -173,8 +173,8 @@ func (f *File) linkGroup(ch *change, n uint64) error {
 	return nil
 }
 
-// mendGap sees to it that the group after g does not count g as never written,
-// which a change cut off by a crash leaves behind.
+// mendGap sees to it that the gap of the group after g does not cover g, as a crash
+// in the middle of a change may leave it.
 func (f *File) mendGap(ch *change, g *group) error {
 	if g.isMended() || g.n >= f.last || slices.Contains(ch.created, g.n) {
 		return nil
@@ -237,10 +237,10 @@ func (ch *change) setGap(group, gap uint64) {
 }
 
 // apply carries out a change. With a journal it becomes a record there, all or
-// nothing. Without one it goes home at once: bodies, then tag blocks, rising, so
-// that no gap leaves out a group that is not there yet, then tag block 0 with
-// the header. After an error home then holds the old state, save for blocks that
-// were being overwritten.
+// nothing. Without one it goes home at once: bodies; then tag blocks in rising
+// order, so that a new group is there before a gap stops covering it; then tag block
+// 0 with the header. After an error home has the old state, save for blocks that were
+// being overwritten.
 func (f *File) apply(ch *change) error {
 	if f.closed.Load() {
 		return unix.EBADF
@@ -269,14 +269,8 @@ func (f *File) apply(ch *change) error {
 // applyGroups is apply's part under the locks of the groups. There the change
 // becomes absolute, takes its place in the order of changes, and is seen.
 func (f *File) applyGroups(ch *change) error {
-	for _, g := range ch.groups {
-		g.mu.Lock()
-	}
-	defer func() {
-		for _, g := range ch.groups {
-			g.mu.Unlock()
-		}
-	}()
+	ch.lockGroups()
+	defer ch.unlockGroups()
 	err := f.planGroups(ch)
 	if err == nil {
 		err = f.writeGroups(ch)
@@ -285,11 +279,6 @@ func (f *File) applyGroups(ch *change) error {
 		f.undo(ch)
 		return err
 	}
-	if ch.last != ch.oldLast {
-		f.last = ch.last
-	}
-	if ch.size != ch.oldSize { // else others may change it meanwhile
-		f.size.Store(ch.size)
-	}
+	f.publishEnd(ch)
 	return nil
 }

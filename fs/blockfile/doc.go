@@ -51,8 +51,8 @@
 // truncation, or end early; readBodies finds bodies in the journal or at home; size
 // and last group of a file that is opened are the newest record's. Home that is of
 // a later record than the journal knows is refused: an older journal was put back.
-// Groups in the Cache are never dirty in the sense that they could not be made
-// again from both.
+// Any group in the Cache can be made again from home and the journal, so it can be
+// dropped at any time.
 //
 // Without a journal apply brings changes home at once: the bodies, then under the
 // groups' locks their tag blocks and, with tag block 0, the header; space is given
@@ -66,6 +66,7 @@
 //	checkpoint, by a checkpoint from its begin to its end, and by Close
 //	chain, shared to look for groups that are not cached, exclusive to add or drop some
 //	mu of groups, rising
+//	lengthMu, of the length of home, then spaceMu, of its space
 //	mu of the Cache, for moments
 //
 // Flushes and disk I/O happen under all but the last.

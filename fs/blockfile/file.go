@@ -22,18 +22,19 @@ var ErrCorrupt = errors.New("file is damaged")
 type Config struct {
 	Volume   *cipher.Volume
 	ReadOnly bool // changes fail with EROFS, and nothing is written
-	// NoAtime, while it is set, has reading move no access times; nil is never.
+	// NoAtime, while it is set, keeps reads from moving access times. nil is never
+	// set.
 	NoAtime *atomic.Bool
-	// Times, if not nil, is held while a modification time is out of place at home
-	// that nobody set.
+	// Times, if not nil, is held while the backing file has, for a moment, a
+	// modification time that nobody set.
 	Times sync.Locker
 	// Unclean says that the volume was not unmounted cleanly. Then a file whose
 	// header is missing or zero and that holds nothing was never synced and is
-	// taken as empty, and what a change that was cut off left is cleared away.
+	// taken as empty, and what a half-done change left is cleared away.
 	Unclean bool
-	// SyncOpened has each file be synced that is opened while Unclean: what a run
-	// that was killed had cut off, and nobody made durable, must not come back once
-	// the file has grown over it.
+	// SyncOpened has Open sync the file if Unclean: what a killed run cut off,
+	// without making that durable, must not come back once the file has grown over
+	// it.
 	SyncOpened bool
 	// Cache bounds the tag blocks in memory. One belongs to all files of a
 	// volume; a file without one keeps a small cache of its own.
@@ -41,13 +42,13 @@ type Config struct {
 	// Journal takes all changes, and holds what is not home yet. Without one
 	// they go home at once, and a power cut may leave blocks that do not open.
 	Journal *journal.Journal
-	// StreamFrom is how many bytes of new data a file gets by way of the journal
-	// since its last commit, before more goes straight home; 0 chooses, below
-	// that all goes through the journal.
+	// StreamFrom is how many bytes a file may grow by through the journal since its
+	// last commit, before it streams: more goes straight home. 0 chooses a number;
+	// with a negative one all goes through the journal.
 	StreamFrom int64
-	// Unasked, if not nil, is called before the package changes a backing file for
-	// itself and not as it was told, and what it returns thereafter; one at a time
-	// for a file.
+	// Unasked, if not nil, is called before the package changes a backing file of
+	// its own accord, as a checkpoint does, and not for a request; done is called
+	// after that. Calls for one file do not overlap.
 	Unasked func(*File) (done func())
 	Log     *slog.Logger // nil discards
 }
@@ -55,7 +56,7 @@ type Config struct {
 // File is the content of one open regular file. There must be one File at a
 // time for a backing inode. Its methods are safe for concurrent use: readers
 // run side by side, and with writers of other blocks; a change of the size
-// waits for and holds off all that lies beyond the smaller of both sizes.
+// excludes whatever concerns blocks beyond the smaller of both sizes.
 type File struct {
 	b       backing.File
 	volume  *cipher.Volume
@@ -72,43 +73,43 @@ type File struct {
 
 	journal  *journal.Journal // nil without
 	j        *journal.File    // the file's live records; nil without a journal
-	maxPart  int              // bytes of a write that is one change
-	maxHoles int              // groups that one change makes holes in
+	maxPart  int              // most bytes of a write that is one change
+	maxHoles int              // most groups that one change makes holes in
 
 	locks rangeLocks
 	size  atomic.Int64
 
 	static cipher.StaticHeader
 	newID  bool              // Open found no header
-	epochs []uint32          // in the header, it never changes
-	header cipher.Header     // as at home, or newer with a journal; guarded by the mu of group 0
+	epochs []uint32          // those in the header; they never change
+	header cipher.Header     // as in the newest record or, without one, at home; guarded by the mu of group 0
 	groups map[uint64]*group // guarded by cache.mu
 
 	// checkpoint is held, with a journal, while home is written.
 	checkpoint sync.Mutex
-	// physical is the length of the backing file, or more than that while it is
-	// being written. It is guarded by lengthMu, or without a journal by the lock
-	// on all blocks from the end on, like what follows kept.
+	// lengthMu guards what follows; without a journal the lock on all blocks from
+	// the end on does. physical is the length of the backing file, or more while
+	// that is being written.
 	lengthMu sync.Mutex
 	physical int64
 	kept     int64 // up to where streams wrote home: no checkpoint cuts that
 	ahead    int64 // up to where backing space is allocated ahead
 	loose    bool  // a truncation left space beyond the end, for a checkpoint to free
-	appended int64 // bytes that the file grew by, by writing
-	probed   int64 // a length that the backing file can have
+	appended int64 // bytes that the file grew by, by writing; guarded by the lock on the end
+	probed   int64 // a length that the backing file can have; likewise
 
 	streamFrom int64
 	noAllocate atomic.Bool            // the backing filesystem gives no space ahead: no streams
 	stream     atomic.Pointer[stream] // nil if none
-	inlined    atomic.Int64           // new bytes in the journal that were not committed, set under the lock of the end
+	inlined    atomic.Int64           // new bytes in the journal that are not committed; set under the lock on the end
 	failure    atomic.Pointer[error]  // sticky, of writing home
 
 	spaceMu  sync.Mutex            // held while space is given to the user, or freed
 	given    atomic.Pointer[given] // nil is none
 	reserved reserved
 
-	touched atomic.Int64 // when the access time was last seen to, Unix seconds
-	changed atomic.Bool  // since then
+	touched atomic.Int64 // when a read last moved the access time, Unix seconds
+	changed atomic.Bool  // the content, since then
 	zeroed  atomic.Bool  // holes are to keep their space
 	wrote   atomic.Int64 // when the content was last changed, Unix nanoseconds
 
@@ -117,7 +118,7 @@ type File struct {
 	attrs, syncedAttrs atomic.Uint64
 	headerNew          atomic.Bool   // the header may not be durable
 	syncErrs           atomic.Uint64 // failed syncs of the backing file
-	syncMu             sync.Mutex    // one sync at a time, so that each knows of the others' errors
+	syncMu             sync.Mutex    // held by each sync, so that it knows of errors that earlier ones were told
 
 	// chain is held to change which groups there are, and shared to rely on it.
 	// It is taken before any group's mu.
@@ -170,10 +171,10 @@ func (f *File) Backing() backing.File { return f.b }
 // call under way. They come back with the volume's.
 func (f *File) WipeKeys() { f.c.Wipe() }
 
-// Close waits for requests under way and ends the use of the file and of its
-// backing file. It does not sync. Live records stay in the journal; a stream that
-// was not ended is given up. With a journal it changes nothing at home, so that
-// another File of the inode may be there already.
+// Close waits for requests under way, and closes the file and its backing file. It
+// does not sync. Live records stay in the journal; a stream that was not ended is
+// given up. With a journal it changes nothing at home, so that there may already be
+// another File of the inode.
 func (f *File) Close() error {
 	if f.closed.Swap(true) {
 		return unix.EBADF

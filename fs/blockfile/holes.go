@@ -192,8 +192,9 @@ func (f *File) zeroEdges(ch *change, off, end int64, first, last uint64) error {
 	return nil
 }
 
-// takeHoles adds to ch blocks from first on to become holes, and returns the
-// first block that is left to do. In groups that are not there all are.
+// takeHoles adds to ch the blocks from first on, at most to last-1, that become
+// holes, and returns the first block that is left for the next change. Groups that
+// are not there are holes already.
 func (f *File) takeHoles(ch *change, first, last uint64) (uint64, error) {
 	for first < last {
 		n := f.layout.Group(first)

@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The steps by which apply brings a change home where there is no journal, and
-// the planning, which is the same with one.
+// The planning of a change, and the steps by which apply brings it home where there
+// is no journal.
 
 // growHome gives the backing file the length of the new size. What an earlier
 // change that failed left beyond the old end goes first, lest it come into the
@@ -26,7 +26,7 @@ func (f *File) growHome(ch *change) error {
 	want := f.layout.PhysicalSize(ch.size)
 	if n := len(ch.extents); n > 0 {
 		e := ch.extents[n-1]
-		if e.first+uint64(e.count()) == f.blockCount(ch.size) {
+		if e.next() == f.blockCount(ch.size) {
 			f.allocateAhead(ch, e, want)
 			return nil // the last body will reach there
 		}
@@ -88,8 +88,8 @@ func (f *File) ReleaseAhead() {
 	}
 }
 
-// releaseAhead gives back what was allocated too much, which must not show in
-// the times. What the user reserved stays.
+// releaseAhead gives back the space that was allocated ahead. The times stay, and
+// so does what the user reserved.
 func (f *File) releaseAhead() {
 	if g := f.given.Load(); f.ahead <= f.physical || g != nil && g.to > f.physical {
 		return
@@ -99,7 +99,7 @@ func (f *File) releaseAhead() {
 	defer f.times.Unlock()
 	st, err := f.b.Stat()
 	if err == nil && f.cutHome(f.physical) == nil {
-		_ = f.b.Utimes(unix.Timespec{Nsec: unix.UTIME_OMIT}, st.Mtim)
+		_ = f.setHomeMtime(st.Mtim)
 	}
 }
 
@@ -131,9 +131,8 @@ func (f *File) writeExtent(e extent) (int, error) {
 	for i := 0; i < e.count(); {
 		index := e.first + uint64(i)
 		n := min(e.count()-i, f.leftInGroup(index))
-		body := e.bodies[i*int(f.bs) : min((i+n)*int(f.bs), len(e.bodies))]
 		off := f.layout.BlockOffset(index)
-		m, err := f.b.WriteAt(body, off)
+		m, err := f.b.WriteAt(f.bodies(e.bodies, i, n), off)
 		f.grown(off + int64(m))
 		if err != nil {
 			return i + m/int(f.bs), err
@@ -141,6 +140,12 @@ func (f *File) writeExtent(e extent) (int, error) {
 		i += n
 	}
 	return e.count(), nil
+}
+
+// bodies returns the bodies of n blocks from block i on of p, whose last block may
+// be short.
+func (f *File) bodies(p []byte, i, n int) []byte {
+	return p[i*int(f.bs) : min((i+n)*int(f.bs), len(p))]
 }
 
 // leftInGroup returns how many blocks of its group there are from index on.
@@ -167,7 +172,7 @@ func (f *File) planGroups(ch *change) error {
 		c.before, c.after = g.t, g.t
 		c.dirty = c.created || g.n == 0 && ch.headerChanges()
 		for _, e := range ch.extents {
-			slot, n, _ := f.within(g.n, e.first, e.first+uint64(e.count()))
+			slot, n, _ := f.within(g.n, e.first, e.next())
 			c.after.Present |= slotMask(slot, n)
 			c.dirty = c.dirty || n > 0
 		}
@@ -205,8 +210,8 @@ func (f *File) cleared(ch *change) []blocks {
 	return append(slices.Clip(ch.holes), blocks{end, lastBlock - end})
 }
 
-// within returns which slots of group n blocks from to to-1 take, the first
-// slot, their number and the first block.
+// within returns which of the blocks from to to-1 are of group n: the slot of the
+// first, their number, and the first. All are 0 if there are none.
 func (f *File) within(n, from, to uint64) (slot, count int, first uint64) {
 	start := f.layout.FirstBlock(n)
 	first, to = max(start, from), min(start+uint64(f.layout.Blocks(n)), to)
@@ -219,24 +224,31 @@ func (f *File) within(n, from, to uint64) (slot, count int, first uint64) {
 // slotMask returns the bits of n slots from slot on.
 func slotMask(slot, n int) uint64 { return (1<<n - 1) << slot }
 
+// entriesIn returns the entries of n slots of a tag block, from slot on.
+func entriesIn(tag []byte, slot, n int) []byte {
+	return tag[slot*cipher.EntrySize : (slot+n)*cipher.EntrySize]
+}
+
+// headerSector returns the header in a tag block 0, without its static part.
+func headerSector(tag []byte) []byte { return tag[cipher.SectorSize : 2*cipher.SectorSize] }
+
 // blockCount returns how many blocks a file of size bytes has.
 func (f *File) blockCount(size int64) uint64 {
 	return uint64(size)/uint64(f.bs) + min(uint64(size)%uint64(f.bs), 1)
 }
 
-// prepare makes a new group of g, or reads one again whose copy was given up
-// when a write failed. Group 0 is new where it was damaged, and keeps its
-// static header, which was verified.
+// prepare makes g an empty group if it is created, and otherwise reads it again if
+// its copy was given up when a write failed. Group 0 is created where it was
+// damaged; it keeps its static header, which was verified.
 func (f *File) prepare(g *group, created bool) error {
 	if !created {
 		return f.fill(g)
 	}
 	clear(g.tag[:])
 	g.t, g.home, g.mended = cipher.Trailer{}, 0, true
-	if g.n > 0 {
-		return nil
+	if g.n == 0 {
+		f.sealStatic(g.tag[:])
 	}
-	f.sealStatic(g.tag[:])
 	return nil
 }
 
@@ -256,9 +268,9 @@ func (f *File) writeGroups(ch *change) error {
 	return nil
 }
 
-// writeGroup brings one group home. Its MACs are made anew only if they cover
-// something that changed. The tag block is written whole: so the page cache
-// need not read it first.
+// writeGroup brings one group home. MACs are made anew only if what they cover
+// changed. The tag block is written whole, so that the page cache need not read it
+// first.
 func (f *File) writeGroup(ch *change, g *group, c groupChange) error {
 	if !c.dirty {
 		return nil
@@ -268,7 +280,7 @@ func (f *File) writeGroup(ch *change, g *group, c groupChange) error {
 		f.c.SealTrailer(g.tag[:], g.n, c.after)
 	}
 	if g.n == 0 && (ch.headerChanges() || c.created) {
-		f.c.SealHeader(g.tag[cipher.SectorSize:2*cipher.SectorSize], ch.header)
+		f.c.SealHeader(headerSector(g.tag[:]), ch.header)
 	}
 	off := f.layout.TagOffset(g.n)
 	m, err := f.b.WriteAt(g.tag[:], off)
@@ -286,20 +298,20 @@ func (f *File) writeGroup(ch *change, g *group, c groupChange) error {
 // copyEntries brings the entries of ch into the copy of a group.
 func (f *File) copyEntries(ch *change, g *group) {
 	for _, e := range ch.extents {
-		slot, n, first := f.within(g.n, e.first, e.first+uint64(e.count()))
+		slot, n, first := f.within(g.n, e.first, e.next())
 		if n > 0 {
-			copy(g.tag[slot*cipher.EntrySize:(slot+n)*cipher.EntrySize], e.entries[(first-e.first)*cipher.EntrySize:])
+			copy(entriesIn(g.tag[:], slot, n), e.entries[(first-e.first)*cipher.EntrySize:])
 		}
 	}
 	for _, h := range f.cleared(ch) {
 		slot, n, _ := f.within(g.n, h.first, h.first+h.n)
-		clear(g.tag[slot*cipher.EntrySize : (slot+n)*cipher.EntrySize])
+		clear(entriesIn(g.tag[:], slot, n))
 	}
 }
 
-// undo takes back, as far as the disk lets it, what a change that failed left:
-// presence and gaps, new tag blocks and what lies beyond the old end. Blocks
-// that were overwritten stay as the change left them. The groups are locked.
+// undo takes back, as far as the disk lets it, what a failed change left: presence
+// and gaps, new tag blocks, and what lies beyond the old end. Blocks that were
+// overwritten stay as the change left them. The groups are locked.
 func (f *File) undo(ch *change) {
 	for i, c := range ch.after {
 		g := ch.groups[i]
@@ -317,8 +329,8 @@ func (f *File) undo(ch *change) {
 	f.shrinkBack(ch)
 }
 
-// erase makes the tag block of group n zero, as it was. One beyond the end goes
-// with the end.
+// erase makes the tag block of group n zero again. One beyond the end of a file of
+// size bytes is left: it is cut off.
 func (f *File) erase(n uint64, size int64) {
 	if n > f.layout.LastGroup(size) {
 		return
@@ -333,8 +345,8 @@ func (f *File) erase(n uint64, size int64) {
 	}
 }
 
-// settle gives back what ch no longer needs, once it is durable that it does
-// not: else a crash could keep the old tag blocks or header without the bytes.
+// settle gives back the space that ch freed, once ch is durable: else a crash could
+// leave the old tag blocks or header without the bytes.
 func (f *File) settle(ch *change) error {
 	if ch.shrinks() {
 		f.cache.drop(f, f.layout.LastGroup(ch.size)+1)

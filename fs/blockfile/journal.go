@@ -18,9 +18,10 @@ import (
 // What a file does differently with a journal: changes become records, and what
 // is read lies partly there.
 
-// room reserves journal space for a change of so many groups, beside those that
-// any change may touch (group 0, the last one and the one after), and of blocks.
-// The caller holds no lock: it may have to wait for a checkpoint.
+// room reserves journal space for a change of so many groups and blocks. The groups
+// that any change may touch, which are group 0, the last one and the one after, need
+// not be counted. The caller holds no lock, since it may have to wait for a
+// checkpoint. Without a journal it returns nil, whose methods do nothing.
 func (f *File) room(groups, blocks int) (*journal.Reservation, error) {
 	if f.j == nil {
 		return nil, nil
@@ -46,7 +47,7 @@ func (f *File) blocksOf(n int) (groups, blocks int) {
 	return blocks/cipher.EntriesPerGroup + 2, blocks
 }
 
-// limits sets how much one record may take.
+// limits sets how much one change may do, so that its record fits into a batch.
 func (f *File) limits() {
 	f.maxPart, f.maxHoles = maxRequest/2, holeGroups
 	if f.journal == nil {
@@ -60,18 +61,12 @@ func (f *File) limits() {
 	}
 }
 
-// record is apply with a journal: the change becomes one record. Home gets
-// space for what is new, so that a lack of it is told here and not to the
-// checkpoint, and nothing else.
+// record is apply with a journal: the change becomes one record. Nothing is
+// written home, but space is allocated there for what is new, so that a lack of it
+// is told here and not to the checkpoint.
 func (f *File) record(ch *change) error {
-	for _, g := range ch.groups {
-		g.mu.Lock()
-	}
-	defer func() {
-		for _, g := range ch.groups {
-			g.mu.Unlock()
-		}
-	}()
+	ch.lockGroups()
+	defer ch.unlockGroups()
 	if f.stream.Load() != nil { // none begins while the groups are locked, or the end
 		return errStreaming
 	}
@@ -103,15 +98,10 @@ func (f *File) record(ch *change) error {
 			f.takeBack(f.layout.TagOffset(g.n)) // a checkpoint gives space of it back
 		}
 	}
-	if ch.last != ch.oldLast {
-		f.last = ch.last
-	}
-	if ch.size != ch.oldSize {
-		f.size.Store(ch.size)
-	}
+	f.publishEnd(ch)
 	if ch.shrinks() {
 		f.inlined.Store(0)
-		f.keepLess(f.layout.PhysicalSize(ch.size))
+		f.lowerKept(f.layout.PhysicalSize(ch.size))
 		f.dropAhead()
 		f.keepSpace(f.layout.BlockOffset(f.blockCount(ch.size)), math.MaxInt64)
 		f.cache.drop(f, f.layout.LastGroup(ch.size)+1)
@@ -119,7 +109,8 @@ func (f *File) record(ch *change) error {
 	return nil
 }
 
-// countInlined counts what a file grows by that is not committed.
+// countInlined counts the new bytes at the end of the file that the journal has and
+// that are not committed.
 func (f *File) countInlined(ch *change) {
 	if ch.size <= ch.oldSize || len(ch.extents) == 0 {
 		return
@@ -131,15 +122,15 @@ func (f *File) countInlined(ch *change) {
 	f.inlined.Add(min(ch.size-ch.oldSize, int64(len(e.bodies))))
 }
 
-// giveUp has the locked groups read again: a change that was not made was
-// prepared in them, or a journal that failed may have made it.
+// giveUp has the locked groups read again: they hold parts of a change that was not
+// made, or of which nobody knows, because the journal failed.
 func (f *File) giveUp(ch *change) {
 	for _, g := range ch.groups {
 		g.present = false
 	}
 }
 
-// recordOf is the planned change as a record, nil if it changes nothing.
+// recordOf returns the record of a planned change, nil if it changes nothing.
 func (f *File) recordOf(ch *change) *journal.Record {
 	now := time.Now()
 	rec := &journal.Record{
@@ -182,8 +173,8 @@ func (f *File) copyIn(ch *change, g *group, c groupChange) {
 // filesystem.
 const probeFrom = 1 << 40
 
-// probe finds out whether the backing file can become so long, by allocating
-// its last block.
+// probe finds out whether the backing file can become so long, by allocating the
+// last block of it.
 func (f *File) probe(physical int64) error {
 	if physical <= max(probeFrom, f.probed) {
 		return nil
@@ -196,8 +187,10 @@ func (f *File) probe(physical int64) error {
 	return nil
 }
 
-// allocated is what to make of the answer to an allocation: a filesystem that
-// cannot tells of a lack of space later, when a stream could not be taken back.
+// allocated judges the error of an allocation. That the backing filesystem cannot
+// allocate ahead is none. But then a lack of space shows only when bytes are
+// written, too late for a stream, which could not be taken back: there are none any
+// more.
 func (f *File) allocated(err error) error {
 	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
 		f.noAllocate.Store(true)
@@ -253,13 +246,13 @@ func (f *File) fillRecorded(g *group) error {
 	}
 	for s := first; s < cipher.EntriesPerGroup; s++ {
 		if t.Present>>s&1 == 0 {
-			clear(g.tag[s*cipher.EntrySize : (s+1)*cipher.EntrySize])
+			clear(entriesIn(g.tag[:], s, 1))
 		}
 	}
 	for i := 0; i < len(live.Blocks); {
-		n := f.entryRun(live.Blocks[i:])
-		at := f.layout.Slot(live.Blocks[i].Index) * cipher.EntrySize
-		if err := f.journal.ReadAt(g.tag[at:at+n*cipher.EntrySize], live.Blocks[i].Entry); err != nil {
+		n := recordRun(live.Blocks[i:])
+		slot := f.layout.Slot(live.Blocks[i].Index)
+		if err := f.journal.ReadAt(entriesIn(g.tag[:], slot, n), live.Blocks[i].Entry); err != nil {
 			return err
 		}
 		i += n
@@ -268,9 +261,9 @@ func (f *File) fillRecorded(g *group) error {
 	return nil
 }
 
-// entryRun counts how many of the blocks, from the first on, follow each other
-// in the file and in one record.
-func (f *File) entryRun(blocks []journal.IndexedBlock) int {
+// recordRun counts how many of the blocks, from the first on, follow each other
+// both in the file and in one record.
+func recordRun(blocks []journal.IndexedBlock) int {
 	n := 1
 	for n < len(blocks) && blocks[n].Index == blocks[n-1].Index+1 && blocks[n].LSN == blocks[0].LSN {
 		n++
@@ -278,9 +271,10 @@ func (f *File) entryRun(blocks []journal.IndexedBlock) int {
 	return n
 }
 
-// readHomeTag reads a tag block from home, zeros where there is none, and
-// verifies its trailer. Where that fails the entries, which no one vouches for,
-// are there all the same; after a failure to read, errUnread, they are zero.
+// readHomeTag reads the tag block of g from home, zeros where there is none, and
+// verifies its trailer. If the trailer does not verify, g has the entries all the
+// same, though nothing vouches for them; after errUnread, a failed read, they are
+// zero. void says that a cut voids what lies there.
 func (f *File) readHomeTag(g *group, void bool) (cipher.Trailer, error) {
 	if void {
 		clear(g.tag[:])
@@ -364,9 +358,9 @@ func (f *File) modified(room *journal.Reservation) error {
 	return f.appendMtime(room, unix.NsecToTimespec(now.UnixNano()))
 }
 
-// Times returns the modification time where the journal knows it better than
-// home, and in any case when the content was last changed by this File: ctime
-// is not before that. A zero time is none.
+// Times returns the modification time, if the journal knows it better than home,
+// and the time at which this File last changed the content, before which ctime
+// cannot lie. A zero time says nothing.
 func (f *File) Times() (mtime, changed unix.Timespec) {
 	if f.j == nil {
 		return
@@ -430,8 +424,8 @@ func (f *File) Sync(dataOnly bool) error {
 	return f.syncHome()
 }
 
-// syncHome syncs the backing file. A failure may be told to this call alone, so
-// the checkpoint is told too.
+// syncHome syncs the backing file. The kernel may tell a failure to this call
+// alone, so it is counted for the checkpoint and the stream under way.
 func (f *File) syncHome() error {
 	f.syncMu.Lock()
 	defer f.syncMu.Unlock()

@@ -5,7 +5,7 @@ import (
 	"sync"
 )
 
-// lastBlock as the end of a range means "and all that may follow".
+// lastBlock as the end of a range means: however long the file becomes.
 const lastBlock = math.MaxUint64
 
 // rangeLocks lets readers of a file run side by side with each other, and with

@@ -6,14 +6,15 @@ import (
 	"time"
 )
 
-// What may be written of one open file, whose one bad block may be read in a
-// loop, and of all files of a Cache.
+// How much is logged of one open file, since a bad block may be read in a loop, and
+// of all files of a Cache.
 var (
 	fileLines  = allowance{burst: 5, interval: 10 * time.Second}
 	cacheLines = allowance{burst: 500, interval: 200 * time.Millisecond}
 )
 
-// allowance is a number of lines at once and the time until another one.
+// allowance is how many lines may come at once, and how long it takes until one more
+// may.
 type allowance struct {
 	burst    int
 	interval time.Duration
@@ -26,8 +27,8 @@ type logLimit struct {
 	suppressed int
 }
 
-// take reports whether a line may be written now, and how many were not since
-// the last.
+// take reports whether a line may be written now, and how many were suppressed since
+// the last one.
 func (l *logLimit) take(a allowance, now time.Time) (suppressed int, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -1,6 +1,7 @@
 package blockfile
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -99,10 +100,9 @@ func (f *File) openHeader() error {
 		f.newID = true
 		return f.initialise()
 	}
-	f.header, err = f.c.OpenHeader(tag[cipher.SectorSize : 2*cipher.SectorSize])
-	noTrailer := [cipher.TrailerSize]byte(tag[len(tag)-cipher.TrailerSize:]) == [cipher.TrailerSize]byte{}
+	f.header, err = f.c.OpenHeader(headerSector(tag[:]))
 	switch {
-	case errors.Is(err, cipher.ErrZero) && f.unclean, err == nil && f.header.Size == 0 && noTrailer && f.unclean:
+	case f.unclean && (errors.Is(err, cipher.ErrZero) || err == nil && f.header.Size == 0 && noTrailer(tag[:])):
 		f.log.log.Warn("file was never synced before an unclean stop, taken as empty", "file", f.ID(), "physical", f.physical)
 		return f.initialise()
 	case errors.Is(err, cipher.ErrZero):
@@ -118,8 +118,13 @@ func (f *File) openHeader() error {
 	return nil
 }
 
-// readStatic reads tag block 0 and opens the static header in it. copied says
-// that only the copy was left, lost that there is none and that an unclean stop
+// noTrailer reports whether the trailer of a tag block is zero.
+func noTrailer(tag []byte) bool {
+	return bytes.Equal(tag[len(tag)-cipher.TrailerSize:], zeroTag[:cipher.TrailerSize])
+}
+
+// readStatic reads tag block 0 and opens the static header in it. copied says that
+// only its copy verified; lost that neither is there and that an unclean stop
 // explains it: the file is to be taken as empty.
 func (f *File) readStatic(tag []byte) (copied, lost bool, err error) {
 	if n, err := f.b.ReadAt(tag, 0); err != nil && err != io.EOF {
@@ -138,9 +143,9 @@ func (f *File) readStatic(tag []byte) (copied, lost bool, err error) {
 	return copied, false, err
 }
 
-// openStatic opens the static header in a tag block 0, or where that is lost
-// the copy of it. What is wrong with a header is told before it is verified, so
-// no error of it speaks against a copy that verifies.
+// openStatic opens the static header in a tag block 0, or its copy if the header
+// does not open for whatever reason: none of its fields is authentic then, so it
+// cannot speak against a copy that verifies.
 func openStatic(tag []byte, v *cipher.Volume) (h cipher.StaticHeader, c *cipher.File, copied bool, err error) {
 	h, c, err = v.OpenStatic(tag[:cipher.SectorSize])
 	if err == nil {
@@ -168,7 +173,7 @@ func (f *File) sealStatic(tag []byte) {
 	f.volume.SealStaticCopy(tag[cipher.StaticCopyOffset:][:cipher.StaticCopySize], f.static, f.c)
 }
 
-// restoreStatic brings the static header back that was found in its copy.
+// restoreStatic writes the static header anew, which was lost and found in its copy.
 func (f *File) restoreStatic() error {
 	f.log.error("header was lost, the copy is used: tampered or damaged", "file", f.ID())
 	if f.ro {
@@ -194,12 +199,12 @@ func (f *File) initialise() (err error) {
 	f.header = cipher.Header{}
 	f.headerNew.Store(true)
 	if f.ro {
-		f.physical = cipher.TagBlockSize // as far as one can tell who reads nothing
+		f.physical = cipher.TagBlockSize // nothing of it is read
 		return nil
 	}
 	var tag [cipher.TagBlockSize]byte
 	f.sealStatic(tag[:])
-	f.c.SealHeader(tag[cipher.SectorSize:2*cipher.SectorSize], f.header)
+	f.c.SealHeader(headerSector(tag[:]), f.header)
 	f.c.SealTrailer(tag[:], 0, cipher.Trailer{})
 	if f.physical > 0 {
 		if err := f.b.Truncate(0); err != nil {
@@ -225,8 +230,8 @@ func ReadID(b backing.File, v *cipher.Volume) (cipher.FileID, error) {
 	return h.FileID, err
 }
 
-// tidy clears away what changes left that an unclean stop cut off, and makes
-// that durable: the file must not grow over it. The times stay.
+// tidy clears away what half-done changes left at an unclean stop, and makes that
+// durable, since the file must not grow over it. The times stay.
 func (f *File) tidy(mtime unix.Timespec, want int64) error {
 	last := f.last
 	f.adopt()
@@ -254,7 +259,7 @@ func (f *File) tidy(mtime unix.Timespec, want int64) error {
 			return err
 		}
 	}
-	if err := f.b.Utimes(unix.Timespec{Nsec: unix.UTIME_OMIT}, mtime); err != nil {
+	if err := f.setHomeMtime(mtime); err != nil {
 		return err
 	}
 	return f.b.Sync()
@@ -263,8 +268,8 @@ func (f *File) tidy(mtime unix.Timespec, want int64) error {
 // adoptSteps bounds how many groups adopt looks at.
 const adoptSteps = 4096
 
-// adopt takes in groups that were written by changes which were cut off before
-// the header named them. What does not fit stays an error of whoever reads it.
+// adopt takes in groups that were written before an unclean stop and that the header
+// does not name yet. What does not fit stays an error of whoever reads it.
 func (f *File) adopt() {
 	end := f.layout.LastGroup(f.Size())
 	for at, step := f.last+1, 0; at <= end && step < adoptSteps; step++ {
@@ -275,7 +280,7 @@ func (f *File) adopt() {
 		if at = max(at, f.groupAt(off)); at > end {
 			return
 		}
-		// Not of the cache, where it would be found as if it were the file's.
+		// Not in the cache, where it would be found as if it were the file's.
 		g := group{n: at}
 		switch err := f.fill(&g); {
 		case errors.Is(err, cipher.ErrZero):

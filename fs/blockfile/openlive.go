@@ -6,14 +6,13 @@ import (
 
 	"github.com/plyfs/plyfs/cipher"
 	"github.com/plyfs/plyfs/fs/journal"
-	"golang.org/x/sys/unix"
 )
 
-// openOverlaid is openHeader with a journal: what lies home is judged after
-// the journal was asked. Creation writes eight sectors and syncs none, so that a
-// crash may leave any of them. A file that was never synced and of which no
-// record says a size is empty, as long as nothing lies after tag block 0: the
-// header is durable before the first body.
+// openOverlaid is openHeader with a journal: what lies at home is judged after the
+// journal was asked. Creation writes eight sectors and syncs none, so a crash may
+// leave any of them. A file without a whole header, without a size in any record,
+// and with nothing after tag block 0 is therefore empty: it was never synced, since
+// the header is durable before the first body.
 func (f *File) openOverlaid() error {
 	var tag [cipher.TagBlockSize]byte
 	copied, lost, err := f.readStatic(tag[:])
@@ -42,7 +41,7 @@ func (f *File) openOverlaid() error {
 // openSize finds out size and last group: a live record's, or else those in
 // the header, with which the length of the backing file must then agree.
 func (f *File) openSize(tag []byte) error {
-	header, err := f.c.OpenHeader(tag[cipher.SectorSize : 2*cipher.SectorSize])
+	header, err := f.c.OpenHeader(headerSector(tag))
 	if err == nil {
 		if !f.journal.Knows(journal.LSN(header.LSN)) {
 			return fmt.Errorf("%w: header at home is of record %d", errRollback, header.LSN)
@@ -62,10 +61,9 @@ func (f *File) openSize(tag []byte) error {
 		}
 		return nil
 	}
-	noTrailer := [cipher.TrailerSize]byte(tag[len(tag)-cipher.TrailerSize:]) == [cipher.TrailerSize]byte{}
 	_, _, live := f.j.Trailer(0)
 	switch {
-	case f.unclean && !f.holdsData() && (errors.Is(err, cipher.ErrZero) || err == nil && header.Size == 0 && noTrailer && !live):
+	case f.unclean && !f.holdsData() && (errors.Is(err, cipher.ErrZero) || err == nil && header.Size == 0 && noTrailer(tag) && !live):
 		f.log.log.Warn("file was never synced before an unclean stop, taken as empty", "file", f.ID(), "physical", f.physical)
 		return f.initialise()
 	case errors.Is(err, cipher.ErrZero):
@@ -92,8 +90,8 @@ func (f *File) openLength(want int64) error {
 	return f.trim(want)
 }
 
-// trim cuts off home what lies beyond the size, durably: should the file grow
-// before, a crash could bring it back. The times stay.
+// trim cuts home to want bytes, durably, before the file can grow: else a crash
+// could bring back what lay beyond. The times stay.
 func (f *File) trim(want int64) error {
 	f.log.log.Warn("backing file is longer than its size takes, trimmed", "file", f.ID(), "physical", f.physical, "want", want)
 	defer f.unasked(f)()
@@ -102,7 +100,7 @@ func (f *File) trim(want int64) error {
 		err = f.cutHome(want)
 	}
 	if err == nil {
-		err = f.b.Utimes(unix.Timespec{Nsec: unix.UTIME_OMIT}, st.Mtim)
+		err = f.setHomeMtime(st.Mtim)
 	}
 	if err == nil {
 		err = f.b.Sync()

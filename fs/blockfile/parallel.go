@@ -7,7 +7,7 @@ import (
 
 const (
 	parallelFrom = 128 << 10 // bytes of a request from which its crypto is split
-	parallelPart = 64 << 10  // bytes that are worth a goroutine
+	parallelPart = 64 << 10  // least bytes for each goroutine
 )
 
 // spread runs work over the blocks 0 to n-1 of blockSize bytes, on several

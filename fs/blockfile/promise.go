@@ -1,7 +1,6 @@
 package blockfile
 
 import (
-	"errors"
 	"slices"
 
 	"github.com/plyfs/plyfs/cipher"
@@ -9,10 +8,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A record is appended only after home has space for what it brings, so that a
-// full disk is told to the writer. That space stays promised until the record is
-// home: what a checkpoint gives back is never space that live records, or the
-// user, were given meanwhile. Otherwise durable records might find no room.
+// Space at home. A record is appended only after home has space for what it
+// brings, so that it is the writer who is told of a full disk. That space stays
+// promised until the record is home: a checkpoint never gives back space that live
+// records, or the user, were given meanwhile. Else a durable record might find no
+// room.
 
 // given is a range of home, in bytes, whose space the user had allocated.
 type given struct{ from, to int64 }
@@ -32,7 +32,7 @@ func (f *File) allocateGiven(from, to int64) error {
 	return nil
 }
 
-// isGiven reports whether the user has space from one byte to another.
+// isGiven reports whether the user had all of from to to-1 allocated.
 func (f *File) isGiven(from, to int64) bool {
 	g := f.given.Load()
 	return g != nil && g.from <= from && to <= g.to
@@ -52,7 +52,8 @@ func (f *File) endGiven(from int64) {
 	}
 }
 
-// dropAhead forgets what space there is beyond the end.
+// dropAhead forgets what space was allocated beyond the end, and leaves it to a
+// checkpoint to free it.
 func (f *File) dropAhead() {
 	g := f.given.Load()
 	f.lengthMu.Lock()
@@ -62,8 +63,8 @@ func (f *File) dropAhead() {
 	f.given.Store(nil)
 }
 
-// allocateNew has home allocate space for blocks and tag blocks that it has
-// none for yet: at the end of a growing file some more, in rising steps.
+// allocateNew allocates space at home for those blocks and tag blocks of ch that
+// have none yet, and at the end of a growing file for more, in rising steps.
 func (f *File) allocateNew(ch *change) error {
 	if ch.size > ch.oldSize {
 		if err := f.probe(f.layout.PhysicalSize(ch.size)); err != nil {
@@ -72,7 +73,7 @@ func (f *File) allocateNew(ch *change) error {
 	}
 	old, size := f.blockCount(ch.oldSize), f.blockCount(ch.size)
 	for _, e := range ch.extents {
-		next := e.first + uint64(e.count())
+		next := e.next()
 		if next < size || next <= old { // no end of a file that grows
 			old = max(old, next)
 		}
@@ -112,12 +113,10 @@ func (f *File) allocateEnd(ch *change, first uint64, end int64) error {
 	if end <= f.ahead || f.isGiven(from, end) {
 		return nil
 	}
-	if f.ahead > from {
-		from = f.ahead
-	}
+	from = max(from, f.ahead)
 	to := (end + ahead + 4095) &^ 4095
 	err := f.allocate(from, to-from)
-	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.EFBIG) {
+	if noSpace(err) { // not that much
 		to = end
 		err = f.allocate(from, to-from)
 	}
@@ -159,8 +158,8 @@ func (f *File) allocate(off, n int64) error {
 	return f.allocated(f.b.Allocate(unix.FALLOC_FL_KEEP_SIZE, off, n))
 }
 
-// lockEnd holds off all that makes the file grow or adds groups to it, and
-// returns what ends that.
+// lockEnd holds off whatever makes the file grow or adds groups to it, until
+// unlock is called.
 func (f *File) lockEnd() (unlock func()) {
 	f.chain.Lock()
 	g := f.cache.pin(f, 0)
@@ -172,9 +171,10 @@ func (f *File) lockEnd() (unlock func()) {
 	}
 }
 
-// cutFrom cuts home to its first count blocks, but for the space of groups that
-// have live records. What lies there counts no more than what is cut: all that is
-// present in them is in the records, and their tag blocks are written whole.
+// cutFrom cuts home to its first count blocks, but keeps the space of groups that
+// have live records. The bytes there count no more than those that are cut: all
+// that is present in those groups is in the records, and a checkpoint writes their
+// tag blocks whole.
 func (f *File) cutFrom(count uint64) error {
 	if f.length() <= f.layout.PhysicalSize(int64(count)*f.bs) {
 		return nil
@@ -210,7 +210,8 @@ func (f *File) length() int64 {
 	return f.physical
 }
 
-// cutEnd cuts home at a byte, but for what a stream wrote. The end is locked.
+// cutEnd cuts home at a byte, or at the end of what streams wrote, if that lies
+// further out. The end is locked.
 func (f *File) cutEnd(to int64) error {
 	f.lengthMu.Lock()
 	to = max(to, f.kept)
@@ -229,30 +230,10 @@ func (f *File) cutEnd(to int64) error {
 	return err
 }
 
-// dropHome cuts home to a length that a stream reached before. The end is locked.
-func (f *File) dropHome(physical int64) error {
-	f.lengthMu.Lock()
-	f.kept, f.ahead = min(f.kept, physical), 0
-	longer := f.physical > physical
-	var err error
-	if longer {
-		if err = f.b.Truncate(physical); err == nil {
-			f.physical = physical
-		}
-	}
-	f.lengthMu.Unlock()
-	if err != nil {
-		return home(err)
-	}
-	if longer {
-		f.takeBack(physical)
-	}
-	return nil
-}
-
 // setLength gives home the length that a size takes, or more where a stream
-// wrote. The size was the newest when the checkpoint began; if it is not any more
-// a later checkpoint cuts what is too long: a record may have its space there.
+// wrote. lsn is the record of that size, the newest when the checkpoint began. If
+// there is a newer one by now, nothing is cut, since what that record needs may lie
+// there: a later checkpoint cuts.
 func (f *File) setLength(want int64, lsn journal.LSN) error {
 	if longer, err := f.lengthen(want); longer || err != nil {
 		return err
@@ -264,8 +245,8 @@ func (f *File) setLength(want int64, lsn journal.LSN) error {
 	return f.cutEnd(want)
 }
 
-// lengthen makes home as long as is wanted, if it is shorter, and reports
-// whether it is no longer than that then.
+// lengthen makes home as long as is wanted, if it is shorter. done says that
+// nothing lies beyond that then, which would have to be cut.
 func (f *File) lengthen(want int64) (done bool, err error) {
 	f.lengthMu.Lock()
 	defer f.lengthMu.Unlock()
@@ -298,8 +279,9 @@ func (f *File) punch(n, slots uint64) {
 	}
 	f.spaceMu.Lock()
 	defer f.spaceMu.Unlock()
+	given := f.given.Load()
 	f.eachRun(n, slots&^g.t.Present, func(from, to int64) {
-		if g := f.given.Load(); mode == unix.FALLOC_FL_PUNCH_HOLE && g != nil && g.from < to && from < g.to {
+		if mode == unix.FALLOC_FL_PUNCH_HOLE && given != nil && given.from < to && from < given.to {
 			return
 		}
 		_ = f.b.Allocate(mode|unix.FALLOC_FL_KEEP_SIZE, from, to-from)

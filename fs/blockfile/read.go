@@ -48,8 +48,8 @@ func (f *File) ReadQuietly(p []byte, off int64) (n int, err error) {
 	return n, err
 }
 
-// accessInterval is the seconds after which a read moves the access time of a
-// file that did not change; of one that did it is one second.
+// accessInterval is the seconds after which a read moves the access time again. Of
+// a file that was changed since it does so after one second.
 const accessInterval = 3600
 
 // access has the access time follow a read of the user's, roughly as relatime
@@ -70,8 +70,8 @@ func (f *File) access() {
 	}
 }
 
-// readSome reads from off what can be read in one way: the whole blocks at the
-// start of p straight into it, or a part of the first block.
+// readSome reads the beginning of p: all whole blocks straight into it, or else the
+// part of one block.
 func (f *File) readSome(p []byte, off, size int64) (int, error) {
 	index, skip := uint64(off/f.bs), int(off%f.bs)
 	if skip == 0 {
@@ -106,9 +106,6 @@ func (f *File) readBlocks(p []byte, first uint64, n int) (int, error) {
 	b := f.cache.buffer(n * (cipher.EntrySize + 1))
 	defer f.cache.recycle(b)
 	entries, present := (*b)[:n*cipher.EntrySize], (*b)[n*cipher.EntrySize:]
-	body := func(i, n int) []byte {
-		return p[i*int(f.bs) : min((i+n)*int(f.bs), len(p))]
-	}
 	for i := 0; i < n; {
 		m := min(n-i, f.leftInGroup(first+uint64(i)))
 		if err := f.entries(entries[i*cipher.EntrySize:], present[i:i+m], first+uint64(i)); err != nil {
@@ -120,8 +117,8 @@ func (f *File) readBlocks(p []byte, first uint64, n int) (int, error) {
 				j++
 			}
 			if present[i] == 0 {
-				clear(body(i, j-i))
-			} else if err := f.readBodies(body(i, j-i), first+uint64(i)); err != nil {
+				clear(f.bodies(p, i, j-i))
+			} else if err := f.readBodies(f.bodies(p, i, j-i), first+uint64(i)); err != nil {
 				return 0, f.bad(first+uint64(i), err)
 			}
 			i = j
@@ -132,8 +129,9 @@ func (f *File) readBlocks(p []byte, first uint64, n int) (int, error) {
 			if present[i] == 0 {
 				continue
 			}
-			entry := entries[i*cipher.EntrySize : (i+1)*cipher.EntrySize]
-			if err := f.c.Open(body(i, 1), body(i, 1), entry, first+uint64(i)); err != nil {
+			entry := entriesIn(entries, i, 1)
+			body := f.bodies(p, i, 1)
+			if err := f.c.Open(body, body, entry, first+uint64(i)); err != nil {
 				return &blockError{first + uint64(i), err}
 			}
 		}
@@ -164,7 +162,7 @@ func (f *File) entries(dst, present []byte, index uint64) error {
 		return f.refuse(g.n, err)
 	}
 	slot := f.layout.Slot(index)
-	copy(dst, g.tag[slot*cipher.EntrySize:(slot+len(present))*cipher.EntrySize])
+	copy(dst, entriesIn(g.tag[:], slot, len(present)))
 	for i := range present {
 		present[i] = byte(g.t.Present >> (slot + i) & 1)
 	}

@@ -8,11 +8,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// reserved is which blocks were punched that were holes already: home may have
-// space for them, which was allocated and nothing was written to. No record
-// speaks of that, so it is known in memory alone, until the next checkpoint gives
-// the space back. Who is given space meanwhile takes it out. A crash, or a list
-// that is full, leaves the space where it is. It is guarded by File.spaceMu.
+// reserved lists blocks that were punched and had been holes before: home may have
+// space for them that was allocated and never written to. No record speaks of it, so
+// this is known in memory alone, until the next checkpoint gives the space back.
+// Whoever is given space meanwhile takes it off the list. A crash, or a list that is
+// full, leaves the space allocated. File.spaceMu guards it.
 type reserved struct {
 	slots map[uint64]uint64 // of groups
 	gaps  []gap             // whole groups
@@ -20,14 +20,12 @@ type reserved struct {
 
 const (
 	maxReserved = 1 << 16 // groups, and gaps
-	// smallGap is how many groups are told by their slots.
-	smallGap = 16
-	// gapStep is how many groups are freed in one go.
-	gapStep = 4096
+	smallGap    = 16      // groups that are noted one by one, by their slots
+	gapStep     = 4096    // groups that are freed in one go
 )
 
-// punchReserved notes that blocks first to next-1, which are holes and lie before
-// the end, need no space.
+// punchReserved notes that blocks first to next-1, holes before the end, need no
+// space.
 func (f *File) punchReserved(first, next uint64) {
 	if f.j == nil || first >= next {
 		return
@@ -51,8 +49,8 @@ func (f *File) punchReserved(first, next uint64) {
 	}
 }
 
-// noteReserved notes of the groups of a change, which are locked, what it punches
-// and was a hole before.
+// noteReserved notes those blocks that a change punches and that were holes before.
+// The groups of the change are locked.
 func (f *File) noteReserved(ch *change) {
 	if ch.free != unix.FALLOC_FL_PUNCH_HOLE {
 		return
@@ -93,8 +91,8 @@ func (f *File) noteGroup(n, slots uint64) {
 	}
 }
 
-// keepSpace takes the blocks whose bytes at home lie, if in part, in from to to-1
-// out of reserved: the space is somebody's now.
+// keepSpace takes off the list the blocks that have any of the bytes from to to-1 of
+// home: that space is somebody's now.
 func (f *File) keepSpace(from, to int64) {
 	f.spaceMu.Lock()
 	defer f.spaceMu.Unlock()
@@ -159,14 +157,14 @@ func (f *File) keepSlots(n uint64, from, to int64) {
 	}
 }
 
-// allSlots are those that group n has blocks in.
+// allSlots returns the slots that group n has blocks in.
 func (f *File) allSlots(n uint64) uint64 {
 	return slotMask(f.layout.Slot(f.layout.FirstBlock(n)), f.layout.Blocks(n))
 }
 
-// freeReserved gives back the space of what was punched and is holes still. The
-// caller holds the checkpoint lock, and home has its length. It is for the disk's
-// sake alone, so that no failure is an error.
+// freeReserved gives back the space of what is on the list and still a hole. The
+// caller holds the checkpoint lock, and home has its length. Only disk space depends
+// on it, so no failure is an error.
 func (f *File) freeReserved() {
 	for f.freeGap() {
 	}
@@ -258,8 +256,8 @@ func (f *File) freeReservedSlots(n uint64) {
 	f.eachRun(n, slots, f.punchHome)
 }
 
-// eachRun calls do with the bytes at home of each run of slots of group n that
-// lies before the end.
+// eachRun calls do with the bytes at home of each run of slots of group n, as far as
+// it lies before the end.
 func (f *File) eachRun(n, slots uint64, do func(from, to int64)) {
 	end := f.blockCount(f.Size())
 	for slots != 0 {

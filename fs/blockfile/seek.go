@@ -79,8 +79,8 @@ func (f *File) seekIn(g *group, index uint64, data bool) (at uint64, ok bool, er
 	return index + uint64(s-slot), s < cipher.EntriesPerGroup, nil
 }
 
-// skipData returns a block from index on before which the backing filesystem
-// knows no hole. Should it err, a hole is taken for data, which does no harm.
+// skipData returns a block from index on, up to which the backing filesystem knows
+// no hole. If it is wrong, a hole is taken for data, which does no harm.
 func (f *File) skipData(index, count uint64) uint64 {
 	if index >= count {
 		return index

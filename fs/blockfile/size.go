@@ -5,7 +5,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Truncate makes the file size bytes long. What it grows by is a hole.
+// Truncate makes the file size bytes long. What it gains is a hole.
 func (f *File) Truncate(size int64) error {
 	switch {
 	case f.ro:

@@ -16,23 +16,21 @@ import (
 const streamFrom = 1 << 20
 
 // stream is new data of a file that goes straight home, because it lies past the
-// end of the file as home and all records know it (fs/DESIGN.md, "Streams"). From
-// its first request to its record no other change of the file happens: such a
-// change ends the stream first.
+// end of the file as home and all records know it (fs/DESIGN.md §5.11). From its
+// first request to its record no other change of the file happens: such a change
+// ends the stream first.
 //
-// home is the first block that lies there, the first of a group. Blocks of the
-// first request that belong to the group before it, whose tag block is not fresh,
-// are the head, a short last block that they complete included: they wait in
-// memory to go into the record. The group before, if there is a head, stays pinned
-// with the head's entries in it.
+// Its first request may begin in a group whose tag block is not fresh. The blocks
+// in that group, a short last block that the request completes included, are the
+// stream's head: they do not go home but wait in memory for the record.
 type stream struct {
-	first  uint64 // block, of the head or else home
-	home   uint64
+	first  uint64 // first block, head included
+	home   uint64 // first block that goes home, the first of a group
 	head   extent
-	before *group
+	before *group               // the head's group, pinned, with the head's entries; nil without a head
 	room   *journal.Reservation // for the record
 	entry  *journal.Stream
-	anchor uint64 // LSN in tag blocks
+	anchor uint64 // LSN for the tag blocks: that of a durable record
 	errs   uint64 // f.syncErrs when it began
 	writes atomic.Uint64
 
@@ -41,11 +39,12 @@ type stream struct {
 	ended bool
 }
 
-// errStreaming reports that a change has to wait for the end of the stream.
+// errStreaming reports that the stream has to end before a change can be made, or
+// that none can begin with it.
 var errStreaming = errors.New("file is streaming")
 
-// afterStream makes a change that ends the stream there may be first. The caller
-// holds no lock.
+// afterStream makes a change, and ends the file's stream first if it has one. The
+// caller holds no lock.
 func (f *File) afterStream(change func() error) error {
 	for {
 		err := change()
@@ -107,10 +106,9 @@ func (f *File) tryStream(p []byte, off int64) (done bool, err error) {
 	return true, err
 }
 
-// streams reports whether a write of off to end-1 may begin a stream: it appends
-// up to a group that is wholly fresh, and the file has grown by enough that is not
-// committed. It stays true only under a
-// lock on all from the end on.
+// streams reports whether a write of off to end-1 may begin a stream: it appends,
+// it reaches a group that is wholly fresh, and the file has grown by enough that is
+// not committed. That stays so only under a lock on all blocks from the end on.
 func (f *File) streams(off, end, size int64) bool {
 	if off != size || f.inlined.Load() < f.streamFrom || f.noAllocate.Load() {
 		return false
@@ -129,7 +127,8 @@ func (f *File) homeFrom(size int64) uint64 {
 	return f.layout.FirstBlock(g + 1)
 }
 
-// streamRoom returns the space of the record of a stream that begins at off.
+// streamRoom returns the journal space that the record of a stream which begins at
+// off needs.
 func (f *File) streamRoom(off int64) int {
 	n := int(f.homeFrom(off) - uint64(off/f.bs))
 	return journal.Space(1, 1, n, n*int(f.bs))
@@ -173,7 +172,7 @@ func (f *File) applyStream(ch *change) error {
 			return err
 		}
 	}
-	f.keepHome(f.layout.PhysicalSize(ch.size))
+	f.raiseKept(f.layout.PhysicalSize(ch.size))
 	err := f.streamBodies(s, e)
 	if err == nil {
 		err = f.streamGroups(ch)
@@ -185,7 +184,7 @@ func (f *File) applyStream(ch *change) error {
 	return nil
 }
 
-// streamBodies writes home the blocks of e that lie there.
+// streamBodies writes home the blocks of e that do not belong to the head.
 func (f *File) streamBodies(s *stream, e extent) error {
 	i := 0
 	if e.first < s.home {
@@ -194,8 +193,7 @@ func (f *File) streamBodies(s *stream, e extent) error {
 	for i < e.count() {
 		index := e.first + uint64(i)
 		n := min(e.count()-i, f.leftInGroup(index))
-		body := e.bodies[i*int(f.bs) : min((i+n)*int(f.bs), len(e.bodies))]
-		if err := f.writeHome(body, f.layout.BlockOffset(index)); err != nil {
+		if err := f.writeHome(f.bodies(e.bodies, i, n), f.layout.BlockOffset(index)); err != nil {
 			return err
 		}
 		i += n
@@ -205,14 +203,8 @@ func (f *File) streamBodies(s *stream, e extent) error {
 
 // streamGroups writes home the tag blocks of a request and makes it seen.
 func (f *File) streamGroups(ch *change) error {
-	for _, g := range ch.groups {
-		g.mu.Lock()
-	}
-	defer func() {
-		for _, g := range ch.groups {
-			g.mu.Unlock()
-		}
-	}()
+	ch.lockGroups()
+	defer ch.unlockGroups()
 	s := ch.stream
 	err := f.planGroups(ch)
 	for i := 0; i < len(ch.groups) && err == nil; i++ {
@@ -230,12 +222,7 @@ func (f *File) streamGroups(ch *change) error {
 	s.touch(time.Now())
 	s.writes.Add(1)
 	f.wrote.Store(time.Now().UnixNano())
-	if ch.last != ch.oldLast {
-		f.last = ch.last
-	}
-	if ch.size != ch.oldSize {
-		f.size.Store(ch.size)
-	}
+	f.publishEnd(ch)
 	return nil
 }
 

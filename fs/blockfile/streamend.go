@@ -6,15 +6,14 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/plyfs/plyfs/cipher"
 	"github.com/plyfs/plyfs/fs/journal"
 )
 
 // How a stream ends: by its record, or by an error.
 
-// EndStream makes durable what the stream there may be wrote home, and appends
-// its record, which is not yet flushed. The caller holds no lock. What comes
-// meanwhile it may leave to another stream.
+// EndStream ends the stream, if there is one: it makes durable what the stream
+// wrote home, and appends its record, which the caller has to commit. The caller
+// holds no lock. Writes that come meanwhile may already belong to the next stream.
 func (f *File) EndStream() error {
 	for round := 0; ; round++ {
 		s := f.stream.Load()
@@ -37,8 +36,9 @@ func (f *File) EndStream() error {
 // maxRounds is how often EndStream flushes without holding up writers.
 const maxRounds = 2
 
-// tryEnd ends the stream, which all is locked of, if nothing came since writes
-// was read, before a flush; else with force it flushes again.
+// tryEnd ends the stream, all blocks of which are locked, if no request came since
+// the flush, before which s.writes was read as writes. If one did, it flushes again
+// with force, and without leaves the stream as it is.
 func (f *File) tryEnd(s *stream, writes uint64, force bool) (done bool, err error) {
 	if f.stream.Load() != s {
 		return true, f.failed()
@@ -54,9 +54,9 @@ func (f *File) tryEnd(s *stream, writes uint64, force bool) (done bool, err erro
 	return true, f.endLocked(s)
 }
 
-// syncStream makes durable at home what a stream wrote, and the names of a file
-// that its next Sync would have to sync for in any case. After a failure nobody
-// knows what is there: the stream can never be committed.
+// syncStream makes durable at home what a stream wrote. Where the file's next Sync
+// would have to make names durable, that is done along with it. After a failure
+// nobody knows what is there: the stream can never be committed.
 func (f *File) syncStream(s *stream) error {
 	var err error
 	if f.syncedNames.Load() != f.names.Load() {
@@ -76,8 +76,8 @@ func (f *File) syncStream(s *stream) error {
 	return err
 }
 
-// endLocked appends the record of a stream, all of which is durable at home. All
-// blocks from its first on are locked.
+// endLocked appends the record of a stream that is durable at home. All blocks
+// from its first on are locked.
 func (f *File) endLocked(s *stream) error {
 	if f.closed.Load() {
 		return unix.EBADF
@@ -123,8 +123,8 @@ func (f *File) dropStream(s *stream) {
 	}
 }
 
-// unstream takes back what a request of a stream left home when it failed. What
-// cannot be taken back ends the writing of the file.
+// unstream takes back what a failed request of a stream left at home. If it cannot,
+// or if cause is not a lack of space, nothing more is written to the file.
 func (f *File) unstream(ch *change, cause error) {
 	err := f.restoreHome(ch)
 	ch.stream.writes.Add(1)                   // a flush that is under way may have met what is restored
@@ -138,9 +138,9 @@ func (f *File) unstream(ch *change, cause error) {
 	}
 }
 
-// restoreHome brings home what the blocks before the old end were: the last tag
-// block, if it had been there. Bodies before the old end are lost if they were
-// written again, a short last one.
+// restoreHome makes home what it was before a failed request of a stream: the tag
+// block of the old last group, if that is the stream's, and the length. The body of
+// a short last block, if the request wrote it anew, cannot be had back.
 func (f *File) restoreHome(ch *change) error {
 	s := ch.stream
 	if int64(max(ch.extents[0].first, s.home))*f.bs < ch.oldSize {
@@ -153,7 +153,7 @@ func (f *File) restoreHome(ch *change) error {
 			g.mu.Lock()
 			defer g.mu.Unlock()
 			from, count, _ := f.within(n, ch.extents[0].first, lastBlock)
-			clear(g.tag[from*cipher.EntrySize : (from+count)*cipher.EntrySize])
+			clear(entriesIn(g.tag[:], from, count))
 			f.c.SealTrailer(g.tag[:], n, c.before)
 			if err := f.writeHome(g.tag[:], f.layout.TagOffset(n)); err != nil {
 				return err
@@ -161,7 +161,12 @@ func (f *File) restoreHome(ch *change) error {
 			g.t, g.present = c.before, true
 		}
 	}
-	return f.dropHome(f.layout.PhysicalSize(ch.oldSize))
+	old := f.layout.PhysicalSize(ch.oldSize)
+	f.lowerKept(old)
+	if err := f.cutEnd(old); err != nil {
+		return home(err)
+	}
+	return nil
 }
 
 // noSpace reports whether err is one that freeing space heals.

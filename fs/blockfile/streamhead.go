@@ -11,12 +11,12 @@ func (f *File) overlayHead(g *group) {
 		return
 	}
 	slot, n, first := f.within(g.n, s.head.first, s.home)
-	copy(g.tag[slot*cipher.EntrySize:(slot+n)*cipher.EntrySize], s.head.entries[(first-s.head.first)*cipher.EntrySize:])
+	copy(entriesIn(g.tag[:], slot, n), s.head.entries[(first-s.head.first)*cipher.EntrySize:])
 	g.t.Present |= slotMask(slot, n)
 }
 
-// readHead copies the bodies of the head that p, of blocks from index on of one
-// group, begins with, and returns how many blocks they are.
+// readHead copies to p, which is for blocks of one group from index on, the bodies
+// that the head has of them from index on, and returns their number.
 func (f *File) readHead(p []byte, index uint64) int {
 	s := f.stream.Load()
 	if s == nil || index < s.head.first || index >= s.home {

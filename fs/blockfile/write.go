@@ -8,9 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxRequest is the longest write that is one change, and half of it that with a
-// journal. The kernel sends no longer ones than 1 MiB; those of other callers are
-// cut.
+// maxRequest is the longest write that is one change; with a journal it is half of
+// that. The kernel sends at most 1 MiB; longer writes of other callers are divided.
 const maxRequest = 2 << 20
 
 // WriteAt writes p at off, beyond the end too. It writes less than p only with
@@ -46,9 +45,9 @@ func (f *File) WriteAt(p []byte, off int64) (n int, err error) {
 	return n, nil
 }
 
-// lockChange takes the lock for a change of the bytes off to end-1 and returns
-// the file's size. Where it grows the file that covers all from the old last
-// block on.
+// lockChange takes the lock for a change of the bytes off to end-1 and returns the
+// file's size. If the change makes the file grow, the lock covers all from the old
+// last block on.
 func (f *File) lockChange(off, end int64) (*rangeLock, int64) {
 	for {
 		lo, hi := f.changes(off, end, f.Size())
@@ -121,16 +120,15 @@ func (f *File) write(p []byte, off int64, room *journal.Reservation) (int, error
 	return int(min(int64(first+uint64(short.blocks))*f.bs, end) - off), short.err
 }
 
-// cut reduces a change to the first n blocks of its last extent, which are
-// whole.
+// cut shortens the last extent of a change to its first n blocks, which are whole.
 func (f *File) cut(ch *change, n int) {
 	e := &ch.extents[len(ch.extents)-1]
 	e.bodies, e.entries = e.bodies[:n*int(f.bs)], e.entries[:n*cipher.EntrySize]
 	ch.size = max(ch.oldSize, min(ch.size, int64(e.first+uint64(n))*f.bs))
 }
 
-// complete adds to a change that grows the file its old last block, zero
-// extended within the block, if that was stored short.
+// complete adds the old last block to a change that makes the file grow, if that
+// block is short: it is sealed anew, extended by zeros.
 func (f *File) complete(ch *change) error {
 	if ch.oldSize%f.bs == 0 || ch.size == ch.oldSize {
 		return nil
@@ -138,8 +136,8 @@ func (f *File) complete(ch *change) error {
 	return f.edit(ch, uint64(ch.oldSize/f.bs), 0, 0)
 }
 
-// edit adds to a change the block index with the bytes lo to hi-1 zeroed, at
-// its length after the change. A hole stays one.
+// edit adds block index to a change, at the length that it then has, with its bytes
+// lo to hi-1 zeroed. A hole stays one.
 func (f *File) edit(ch *change, index uint64, lo, hi int) error {
 	have, want := f.blockLength(index, ch.oldSize), f.blockLength(index, ch.size)
 	if have == 0 || want == 0 {
@@ -190,7 +188,7 @@ func (f *File) sealRange(ch *change, p []byte, off int64) error {
 	return spread(n, int(f.bs), func(from, to int) error {
 		for i := from; i < to; i++ {
 			index := first + uint64(i)
-			body := e.bodies[i*int(f.bs) : min((i+1)*int(f.bs), len(e.bodies))]
+			body := f.bodies(e.bodies, i, 1)
 			var plain []byte
 			switch {
 			case i == 0 && head != nil:
@@ -209,9 +207,9 @@ func (f *File) sealRange(ch *change, p []byte, off int64) error {
 	})
 }
 
-// merge returns block index as it is after p was written at off, at its length
-// after ch, or nil where p covers the block whole: then it is not read, so one
-// that does not open can be overwritten.
+// merge returns block index as it is once p is written at off, at its length after
+// ch. Where p covers the whole block it returns nil and reads nothing, so that a
+// block that does not open can be overwritten.
 func (f *File) merge(ch *change, index uint64, p []byte, off int64) (*[]byte, error) {
 	start := int64(index) * f.bs
 	have, want := f.blockLength(index, ch.oldSize), f.blockLength(index, ch.size)

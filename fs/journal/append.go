@@ -83,8 +83,8 @@ func (j *Journal) Reserve(n int) (*Reservation, error) {
 	return &Reservation{j: j, size: int64(n), left: n}, nil
 }
 
-// TryReserve is Reserve that does not wait; nil is no room. It goes behind those
-// who wait, and leaves room for a record of whoever has to.
+// TryReserve is Reserve without waiting. It returns nil where there is no room,
+// while others wait for some, and if less would be left than one record may take.
 func (j *Journal) TryReserve(n int) *Reservation {
 	j.mu.Lock()
 	defer j.mu.Unlock()

@@ -17,7 +17,7 @@ var (
 	segmentLabel = []byte("segment")
 )
 
-// batchHeader is FORMAT.md, "Journal batch".
+// batchHeader is FORMAT.md §14.3.
 type batchHeader struct {
 	length  int // of the whole batch, a multiple of pageSize
 	payload int // of its records
@@ -123,7 +123,7 @@ const (
 	segTagOff = segHead - TagSize
 )
 
-// segHeader is FORMAT.md, "Journal segment".
+// segHeader is FORMAT.md §14.2.
 type segHeader struct {
 	journal ID
 	run     ID

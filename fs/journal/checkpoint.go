@@ -89,9 +89,9 @@ type IndexedBlock struct {
 	Block
 }
 
-// Copy returns what a group is to be at home, durable; nil if the journal has
-// nothing of it. The caller keeps the group from changing, and is pinned until
-// it has read the blocks.
+// Copy returns the state that a group is to have at home, which is durable when it
+// returns, or nil if the journal has nothing of the group. The caller keeps the
+// group from changing, and holds a Pin until it has read the blocks.
 func (f *File) Copy(g uint64) (*GroupCopy, error) {
 	f.mu.RLock()
 	gr := f.groups[g]

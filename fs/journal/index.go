@@ -67,8 +67,8 @@ func (f *File) dropBeyond(at uint64) {
 	f.order = f.order[:keep]
 }
 
-// applyCut remembers that home has to be cut. It is done by then with every cut
-// that does not lie further in.
+// applyCut remembers that home has to be cut. Earlier cuts at the same block or
+// further out are done along with it.
 func (f *File) applyCut(at uint64, lsn LSN, seg *segment) {
 	n := len(f.cuts)
 	for n > 0 && f.cuts[n-1].at >= at {
@@ -79,8 +79,9 @@ func (f *File) applyCut(at uint64, lsn LSN, seg *segment) {
 	f.cuts = append(f.cuts[:n], cut{at, lsn, seg})
 }
 
-// applyHome drops what is overruled by what lies home from a block on. Outside
-// recovery there is nothing: such a record is appended only where it is so.
+// applyHome drops what a record overrules that says: from a block on, what lies at
+// home counts. Only recovery finds anything to drop, since such a record is appended
+// only where there is nothing.
 func (f *File) applyHome(from uint64) {
 	i, _ := slices.BinarySearch(f.order, f.j.cfg.Layout.Group(from))
 	for _, g := range f.order[i:] {
@@ -189,7 +190,7 @@ func (f *File) hold(s *segment) {
 	f.j.refMu.Unlock()
 }
 
-// release undoes one hold; nil is none.
+// release undoes one hold. nil is ignored.
 func (f *File) release(s *segment) {
 	if s == nil {
 		return

@@ -13,19 +13,19 @@ import (
 // the oldest segment is appended anew, sealed as it is, and the segment is free.
 // fs/DESIGN.md §5.8 has the argument.
 
-// Parts of the journal's size. A file whose checkpoint failed gets no more from
-// where its records fill an eighth; records are not moved that fill more than
-// three quarters.
+// Shares of the journal's size. A file whose checkpoint failed gets no more space
+// once its records fill an eighth. Nothing is moved if what cannot go home fills more
+// than three quarters.
 const (
 	refuseShare = 8
 	moveShare   = 4 // all but one of
 )
 
-// minSpare is the number of segments from which on one is kept for what is
-// moved. A smaller journal grows beyond its size, if it has to.
+// A journal of minSpare segments or more keeps one for what is moved. A smaller one
+// grows beyond its size if it has to.
 const minSpare = 4
 
-// moveRecord is a size of records, in bytes, that wastes little space.
+// moveRecord is how long moved records become, in bytes: padding is little then.
 const moveRecord = 256 << 10
 
 // errStuck says why a file that cannot go home may not grow.
@@ -61,8 +61,8 @@ func (j *Journal) scarce() bool {
 	return !j.growable() && (j.waiters > 0 || len(j.free) < enough)
 }
 
-// left returns how many bytes the journal holds of files that a pass up to
-// through has left in it, and has these files know cause, why they are left.
+// left returns how many bytes the journal holds of the files that a pass up to
+// through did not bring home, and notes in each of them the cause, if there is one.
 func (j *Journal) left(through LSN, cause error) (held int64) {
 	files := map[*File]bool{}
 	j.mu.Lock()
@@ -114,9 +114,10 @@ func (j *Journal) exhausted() bool {
 	return j.reserved+int64(j.maxBatch) > j.room()-j.spare() || j.items.Load() >= int64(j.cfg.Items)
 }
 
-// makeRoom frees oldest segments by moving what a pass up to through left in
-// them, until some are free, and returns by how many these are more. An error is
-// why it could not, where that is needed. j.passMu is held.
+// makeRoom frees the oldest segments, if free ones are scarce, by moving what a pass
+// up to through left in them, and returns how many it gained. cause is why the pass
+// left it. An error says why segments that are needed could not be freed. j.passMu is
+// held.
 func (j *Journal) makeRoom(through LSN, cause error) (gained int, err error) {
 	j.mu.Lock()
 	scarce := j.scarce()
@@ -177,8 +178,9 @@ func (j *Journal) filesIn(s *segment) (files []*File) {
 	return files
 }
 
-// reserveMove is Reserve that does not wait, takes the spare segment too, and
-// has the journal grow beyond its size where that does not do. nil is no room.
+// reserveMove is Reserve without waiting for what is moved: it may take the spare
+// segment too, and has the journal grow beyond its size where that does not do. It
+// returns nil if there is no room all the same.
 func (j *Journal) reserveMove(n int64) *Reservation {
 	most := j.cfg.Size + 2*(n+j.cfg.SegmentSize) // some is lost at each segment's end
 	j.mu.Lock()
@@ -219,9 +221,9 @@ func (f *File) move(seq uint64) error {
 		return fmt.Errorf("no room for %d bytes to be moved", total)
 	}
 	defer room.Release()
-	// After a record that voids home all that lies beyond must follow, or a
-	// checkpoint of what did not would not outlast that record: nothing may
-	// stop it halfway.
+	// A moved cut must be followed by all that lies beyond it. What stayed behind
+	// could go home and leave the journal before the cut does, and recovery would
+	// find home void. So all is read once before the first record is appended.
 	for _, p := range plan {
 		if !void {
 			break

@@ -47,7 +47,7 @@ var superMagic = [8]byte{'P', 'L', 'Y', 'F', 'S', 'J', 'S', 'B'}
 // superLabel separates superblocks from segment headers and batches.
 var superLabel = []byte("super")
 
-// superState is what one slot says: FORMAT.md, "Journal superblock".
+// superState is what one slot says: FORMAT.md §14.1.
 type superState struct {
 	clean    bool
 	journal  ID

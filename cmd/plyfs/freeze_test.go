@@ -212,48 +212,6 @@ func TestFreezeTakesItsCommandAlong(t *testing.T) {
 	b.run(exitOK, "umount", b.mnt)
 }
 
-// An interrupt while the volume is being frozen ends it: the command does not run.
-func TestFreezeInterruptedBeforeItsCommand(t *testing.T) {
-	b := mounted(t)
-	d := b.daemon()
-	if err := unix.Kill(d.PID, unix.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Kill(d.PID, unix.SIGCONT)
-	waiting := b.requests()
-	ran := filepath.Join(b.dir, "ran")
-	cmd, end := b.freezing(b.mnt, "--", "touch", ran)
-	defer end.Close()
-	awaitTrue(t, "a request", func() bool { return waiting() > 0 })
-	cmd.Process.Signal(unix.SIGINT)
-	awaitTrue(t, "its end", func() bool { _, err := startOf(cmd.Process.Pid); return err != nil })
-	unix.Kill(d.PID, unix.SIGCONT)
-	if _, err := os.Stat(ran); err == nil {
-		t.Error("the command ran")
-	}
-	b.run(exitOK, "umount", b.mnt)
-}
-
-// requests returns what counts the requests that the mount's daemon has not
-// answered.
-func (b *bench) requests() func() int {
-	b.t.Helper()
-	dir := filepath.Join(b.dir, "connections")
-	if err := errors.Join(os.Mkdir(dir, 0o700), unix.Mount("fusectl", dir, "fusectl", 0, "")); err != nil {
-		b.t.Fatal(err)
-	}
-	m, _ := b.entry()
-	_, minor, _ := strings.Cut(m.Device, ":")
-	return func() int {
-		text, err := os.ReadFile(filepath.Join(dir, minor, "waiting"))
-		if err != nil {
-			b.t.Fatal(err)
-		}
-		n, _ := strconv.Atoi(strings.TrimSpace(string(text)))
-		return n
-	}
-}
-
 // Who waits to write to a volume that was detached while frozen is let go on.
 func TestThawOfADetachedMount(t *testing.T) {
 	needMounts(t)

@@ -82,7 +82,9 @@ func newBench(t *testing.T) *bench {
 // withVolume is a bench with a volume, made with initArgs, for a test that mounts.
 func withVolume(t *testing.T, initArgs ...string) *bench {
 	t.Helper()
-	b := withVolume(t, initArgs...)
+	needMounts(t)
+	b := newBench(t)
+	b.volume(initArgs...)
 	return b
 }
 

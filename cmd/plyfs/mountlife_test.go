@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,21 +27,27 @@ func TestMountWaitsForTheLock(t *testing.T) {
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
 		t.Fatal(err)
 	}
-	var errs bytes.Buffer
 	cmd := b.command("plyfs", "mount", b.cipher, b.mnt)
-	cmd.Stderr = &errs
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(700 * time.Millisecond)
+	errs := bufio.NewReader(stderr)
+	said, err := errs.ReadString('\n')
+	if err != nil || !strings.Contains(said, "still in use by a mount that is ending") {
+		t.Errorf("it says %q, %v", said, err)
+	}
 	if _, ok := b.entry(); ok {
 		t.Error("it was mounted under the lock")
 	}
 	lock.Close()
+	rest, _ := io.ReadAll(errs)
 	if err := cmd.Wait(); err != nil {
-		t.Fatalf("%v\n%s", err, &errs)
+		t.Fatalf("%v\n%s", err, rest)
 	}
-	wantText(t, "standard error", errs.String(), "still in use by a mount that is ending")
 	b.run(exitOK, "umount", b.mnt)
 }
 

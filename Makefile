@@ -29,7 +29,7 @@ FUZZTIME   ?= 60
 CRASHSCALE ?= 3
 BENCHTIME  ?= 1s
 # How long make soak loads both servers, which it does side by side. From 10m on
-# each life of a daemon has measurements enough to show a leak.
+# a life of a daemon has measurements enough to show a leak, unless that time ends it.
 SOAK       ?= 1h
 # Arguments for the integration tests, as in: make integration ARGS='-run MariaDB -v'
 ARGS ?=
@@ -153,7 +153,7 @@ mysql-bench: core ## sysbench on the disk and on volumes, in turns (root)
 	PLYFS_MYSQL=bench PLYFS_BIN='$(CURDIR)/bin/plyfs' CGO_ENABLED=0 $(GO) test -count=1 -timeout 3h -v -run 'TestCost$$' ./integration/mysql
 
 .PHONY: soak
-soak: core ## MariaDB and MySQL side by side under load, restarts, kills, backups, for SOAK=1h and the life under way (root)
+soak: core ## MariaDB and MySQL side by side under load, restarts, kills, backups, for SOAK=1h (root)
 	@integration/deps.sh test
 	PLYFS_MYSQL=long PLYFS_SOAK=$(SOAK) PLYFS_BIN='$(CURDIR)/bin/plyfs' CGO_ENABLED=0 $(GO) test -count=1 -timeout 0 -v -run 'TestSoak$$' ./integration/mysql
 

@@ -17,16 +17,16 @@ import (
 // kill or a backup; lives of the filesystem's daemon end by a kill under load
 // or by an unmount. Nothing acknowledged may be lost, no table be damaged, and
 // what the daemon takes of the host may not grow from round to round. The
-// servers have their soaks side by side. The life that is under way when the
-// time is over still comes to its end.
+// servers have their soaks side by side. When the time is over, the life that is
+// under way ends with its round.
 func TestSoak(t *testing.T) {
 	eachProduct(t, func(t *testing.T, p *product) {
 		var note string
 		env.results.record(t, p, &note, fmt.Sprintf("soak of %v: load, restarts, kills, backups", env.soak))
 		k := newSoak(t, p)
-		end := time.Now().Add(env.soak)
-		for time.Now().Before(end) {
+		for time.Now().Before(k.end) {
 			k.live(t)
+			t.Logf("%s so far: %v", p.name, k)
 		}
 		k.s.checkTables(t)
 		k.s.stop(t)
@@ -41,7 +41,8 @@ type soak struct {
 	s     *server // the same as the drill's
 	round time.Duration
 	life  time.Duration
-	least int // rounds of a life
+	least int       // rounds of a life that is not cut short by
+	end   time.Time // of the soak
 
 	lives, rounds, kills, restarts, backups int
 
@@ -57,7 +58,7 @@ func newSoak(t *testing.T, p *product) *soak {
 	if env.soak >= 10*time.Minute {
 		k.round, k.life, k.least = 10*time.Second, min(env.soak/3, time.Hour), 3*judged
 	}
-	k.s = k.server
+	k.s, k.end = k.server, time.Now().Add(env.soak)
 	if !p.isMariaDB() {
 		k.sql(t, "INSTALL PLUGIN clone SONAME 'mysql_clone.so'")
 	}
@@ -69,15 +70,22 @@ func (k *soak) String() string {
 		k.transactions, k.rounds, k.restarts, k.kills, k.backups, k.lives)
 }
 
+// kindsOfRounds is after how many rounds each way to end one has come.
+const kindsOfRounds = 3
+
 // live is one life of the daemon, from a mount to a kill or an unmount.
 func (k *soak) live(t *testing.T) {
 	end := time.Now().Add(k.life)
+	goesOn := func(n int) bool {
+		now := time.Now()
+		return n < kindsOfRounds || now.Before(k.end) && (n < k.least || now.Before(end))
+	}
 	var home, vault []figures
-	for n := 0; n < k.least || time.Now().Before(end); n++ {
+	for n := 0; goesOn(n); n++ {
 		l, noise := k.load(t)
 		time.Sleep(k.round) // of load; nothing is awaited
 		k.rounds++
-		switch n % 3 {
+		switch n % kindsOfRounds {
 		case 0: // the server ends well
 			noise.stop(t)
 			l.stop(t)

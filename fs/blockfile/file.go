@@ -80,7 +80,7 @@ type File struct {
 	size  atomic.Int64
 
 	static cipher.StaticHeader
-	newID  bool              // Open found no header
+	newID  bool              // made by initialise
 	epochs []uint32          // those in the header; they never change
 	header cipher.Header     // as in the newest record or, without one, at home; guarded by the mu of group 0
 	groups map[uint64]*group // guarded by cache.mu

@@ -97,7 +97,6 @@ func (f *File) openHeader() error {
 	case err != nil:
 		return err
 	case lost:
-		f.newID = true
 		return f.initialise()
 	}
 	f.header, err = f.c.OpenHeader(headerSector(tag[:]))
@@ -185,8 +184,8 @@ func (f *File) restoreStatic() error {
 	return err
 }
 
-// HasNewID reports whether Open found the file without a header and gave it a
-// new ID: what was sealed for the old one does not open.
+// HasNewID reports whether f was given its ID, and not found with it. After Open
+// that means that its header was lost: what was sealed for the old ID does not open.
 func (f *File) HasNewID() bool { return f.newID }
 
 // initialise makes the file empty, with the ID it has, if it has one.
@@ -195,6 +194,7 @@ func (f *File) initialise() (err error) {
 		if f.static, f.c, err = f.volume.NewFile(); err != nil {
 			return err
 		}
+		f.newID = true
 	}
 	f.header = cipher.Header{}
 	f.headerNew.Store(true)

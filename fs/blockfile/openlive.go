@@ -20,7 +20,6 @@ func (f *File) openOverlaid() error {
 	case err != nil:
 		return err
 	case lost:
-		f.newID = true
 		if err := f.initialise(); err != nil {
 			return err
 		}

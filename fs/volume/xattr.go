@@ -165,6 +165,12 @@ func (v *Volume) SetXattr(id NodeID, name string, value []byte, flags int, dropS
 	})
 }
 
+// isSealed reports whether the attribute of that name of a backing file is a sealed one.
+func isSealed(name string) bool {
+	space, ok := sealedSpace(name)
+	return ok && strings.HasPrefix(name[len(space):], sealedPrefix)
+}
+
 // RemoveXattr removes an attribute, ENODATA if there is none.
 func (v *Volume) RemoveXattr(id NodeID, name string) error {
 	if err := v.beginChange(); err != nil {
@@ -208,9 +214,8 @@ func (v *Volume) ListXattr(id NodeID) ([]string, error) {
 		}
 		for b := range bytes.SplitSeq(list, []byte{0}) {
 			name := string(b)
-			space, ok := sealedSpace(name)
 			switch {
-			case ok && strings.HasPrefix(name[len(space):], sealedPrefix):
+			case isSealed(name):
 				value, err := getAttr(t, name)
 				if err == nil {
 					sealed[name] = value
@@ -258,8 +263,7 @@ func (v *Volume) addSealed(n *Node, names []string, sealed map[string][]byte) ([
 func (v *Volume) dropSealed(n *Node, b backing.File) {
 	list, err := grow(b.Listxattr)
 	for name := range bytes.SplitSeq(list, []byte{0}) {
-		space, ok := sealedSpace(string(name))
-		if ok && bytes.HasPrefix(name[len(space):], []byte(sealedPrefix)) {
+		if isSealed(string(name)) {
 			err = errors.Join(err, b.Removexattr(string(name)))
 		}
 	}

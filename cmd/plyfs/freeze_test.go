@@ -214,10 +214,7 @@ func TestFreezeTakesItsCommandAlong(t *testing.T) {
 
 // Who waits to write to a volume that was detached while frozen is let go on.
 func TestThawOfADetachedMount(t *testing.T) {
-	needMounts(t)
-	b := newBench(t)
-	b.part()
-	b.volume()
+	b := parted(t)
 	b.mount()
 	d := b.daemon()
 	f, err := os.Create(filepath.Join(b.mnt, "file"))
@@ -278,10 +275,7 @@ func (b *bench) elsewhere(cmd *exec.Cmd) {
 // Who asks about a mount is not answered about that of another mount namespace
 // at the same path, least of all that it is frozen.
 func TestFreezeIsOfTheMountThatIsMeant(t *testing.T) {
-	needMounts(t)
-	b := newBench(t)
-	b.part()
-	b.volume()
+	b := parted(t)
 	other, log := filepath.Join(b.dir, "other"), filepath.Join(b.dir, "other.log")
 	b.run(exitOK, "init", other)
 	self, err := os.Executable()

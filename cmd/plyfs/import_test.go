@@ -100,10 +100,7 @@ func TestImport(t *testing.T) {
 // Another mount namespace, such as a container's, has files of its own at the same
 // path: who writes them does not use the source.
 func TestImportBesideTheSamePathElsewhere(t *testing.T) {
-	needMounts(t)
-	b := newBench(t)
-	b.part()
-	b.volume()
+	b := parted(t)
 	b.mount()
 	from := filepath.Join(b.dir, "datadir")
 	if err := os.Mkdir(from, 0o700); err != nil {

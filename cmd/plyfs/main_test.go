@@ -88,6 +88,16 @@ func withVolume(t *testing.T, initArgs ...string) *bench {
 	return b
 }
 
+// parted is withVolume in a directory whose mounts reach no other namespace, see part.
+func parted(t *testing.T) *bench {
+	t.Helper()
+	needMounts(t)
+	b := newBench(t)
+	b.part()
+	b.volume()
+	return b
+}
+
 // mounted is a bench with a volume that is mounted, with mountArgs.
 func mounted(t *testing.T, mountArgs ...string) *bench {
 	t.Helper()
